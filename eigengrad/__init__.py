@@ -1,0 +1,2 @@
+from eigengrad.eigh import eigh
+from eigengrad.gradients import *

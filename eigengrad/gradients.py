@@ -1,0 +1,312 @@
+"""The idea of this package: an eigenvector gradient is a choice of one matrix K.
+
+For Hermitian ``A = V diag(L) V^H`` with ascending eigenvalues, perturbation theory gives
+
+    dL = diag(B),    dV = V (K o B),    B = V^H dA V,
+
+where ``o`` is the elementwise product and ``K[i, j]`` is the weight of ``v_i`` in ``dv_j``. The exact weight
+``1 / (L[j] - L[i])`` grows without bound as two eigenvalues meet. Every stable gradient in the literature
+replaces it by another function of the eigenvalues alone. Each class below is one such choice: a frozen value
+object with a method ``kernel`` that returns K, and a method ``bound`` that says how large K can become.
+
+All of them are stated for one pair of eigenvalues, in these letters:
+
+    a   the eigenvalue of larger magnitude (the *major*; of two equal magnitudes, the one with the larger index)
+    b   the other one (the *minor*)
+    r   the ratio b / a, in [-1, 1]
+
+A rule of your own is any object with these two methods; it need not inherit from anything here.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
+
+
+@runtime_checkable
+class GradientRule(Protocol):
+    """What :func:`eigengrad.eigh` asks of a gradient rule."""
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        """Weights ``K (*, n, n)`` of ``v_i`` in ``dv_j`` for ascending real ``eigenvalues (*, n)``.
+
+        The diagonal is zero. Written in differentiable torch operations, so that second derivatives follow.
+        """
+        ...
+
+    def bound(self, smallest: float, largest: float) -> float:
+        """Upper bound of ``abs(K)`` over all spectra with magnitudes between ``smallest`` and ``largest``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The true derivative, ``K = 1/(a-b)`` for the major and ``-1/(a-b)`` for the minor.
+
+    Bound: none. Two equal nonzero eigenvalues give an infinite weight and NaN gradients, as in torch.
+    Bias: none. Two zero eigenvalues: weight 0, the basis of a null space being arbitrary.
+
+    Use it when the gaps are known to be large, or to reproduce what ``torch.linalg.eigh`` does.
+
+    Source: Ionescu, Vantzos, Sminchisescu, *Matrix Backpropagation for Deep Networks*, ICCV 2015.
+    """
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        row, column = _pairs(eigenvalues)
+        dropped = _diagonal(eigenvalues) | ((row == 0) & (column == 0))
+        return _reciprocal_except(column - row, dropped)
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class PowerIteration:
+    """The derivative of power iteration with deflation, ``iterations`` steps from a converged start.
+
+    ``K = (1/a) sum_{k<T} r^k`` for the major, ``-(1/a) sum_{k<T-1} r^k`` for the minor, ``T = iterations``.
+    The weights equal what autograd computes through the paper's n-stage procedure, at the cost of one product.
+
+    Bound: ``T/abs(a)``, reached at a tie. Bias: a share ``r^T`` of the exact weight is left out (5% at
+    ``r = 0.85`` and 19 iterations). Zero eigenvalues: where ``a`` is so small that ``T/abs(a)`` overflows the
+    dtype, zero included, the weight is 0.
+
+    Use it by default: training stays smooth whatever the spectrum does, and ``iterations`` is the choice between
+    fidelity and bound. The default of 19 is the paper's.
+
+    Args:
+        iterations: T, the number of terms for the major, at least 1. The paper's equation (2) has T = K terms.
+
+    Source: Wang, Dang, Hu, Fua, Salzmann, *Backpropagation-Friendly Eigendecomposition*, NeurIPS 2019.
+    """
+
+    iterations: int = 19
+
+    def __post_init__(self) -> None:
+        _check_count("PowerIteration", "iterations", self.iterations, least=1)
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        return _series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return _divide(self.iterations, smallest)
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """The Taylor polynomial of the exact weight, ``K = (1/a) sum_{k<=T} r^k`` and its negative, ``T = degree``.
+
+    Bound: ``(T+1)/abs(a)``, reached at a tie. Bias: a share ``r^(T+1)`` of the exact weight is left out.
+    Zero eigenvalues: as for :class:`PowerIteration`.
+
+    Use it where the weights of a pair must be antisymmetric, as a true rotation's are.
+
+    Args:
+        degree: T, at least 0. The default of 9 is the authors'.
+
+    Source: Wang, Dang, Hu, Fua, Salzmann, *Robust Differentiable SVD*, TPAMI 2021, arXiv 2104.03821.
+    """
+
+    degree: int = 9
+
+    def __post_init__(self) -> None:
+        _check_count("Taylor", "degree", self.degree, least=0)
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        return _series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return _divide(self.degree + 1, smallest)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """The exact weight, clamped: ``K = 1/(a-b)`` with ``abs(K) <= max_magnitude``, and its negative.
+
+    Bound: ``max_magnitude``. Bias: none while the gap exceeds ``1/max_magnitude``; a tie gets the full magnitude,
+    with the sign of a gap that closes. Zero eigenvalues: ties like any other. The only rule with an absolute
+    threshold, which is how it was published: it does not follow a change of the matrix's scale.
+
+    Use it to compare with published work; the default lets gradients of 1e10 through.
+
+    Args:
+        max_magnitude: c, positive and finite.
+
+    Source: the "Trunc" baseline of Song, Sebe, Wang, *Why Approximate Matrix Square Root Outperforms Accurate SVD
+    in Global Covariance Pooling?*, ICCV 2021, arXiv 2105.02498, which uses c = 1e10.
+    """
+
+    max_magnitude: float = 1e10
+
+    def __post_init__(self) -> None:
+        _check_positive("Clipped", "max_magnitude", self.max_magnitude)
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        row, column = _pairs(eigenvalues)
+        gap = column - row
+        tied = gap == 0
+        clamped = _reciprocal_except(gap, tied).clamp(-self.max_magnitude, self.max_magnitude)
+        above = torch.ones_like(gap).triu(1)
+        return torch.where(tied, self.max_magnitude * (above - above.mT), clamped)
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return self.max_magnitude
+
+
+@dataclass(frozen=True)
+class Lorentzian:
+    """The exact weight broadened, ``K = d/(d^2 + w^2)`` with ``d = a-b``, and its negative; ``w`` relative to scale.
+
+    Bound: ``1/(2w)``, reached at ``d = w``; a tie gives 0. Bias: a share ``w^2/(d^2 + w^2)`` of the exact weight
+    is left out. Zero eigenvalues: weight 0, as for any tie.
+
+    Use it when the derivative should be smooth in the eigenvalues and vanish at ties.
+
+    Args:
+        width: w as a fraction of ``max abs(L)``, positive. The default of 1e-12 only removes the pole, as its authors
+            meant it to; widths around 1e-3 regularise. (Their w is absolute; ours follows the matrix's scale.)
+
+    Source: Liao, Liu, Wang, Xiang, *Differentiable Programming Tensor Networks*, 2019, arXiv 1903.09650.
+    """
+
+    width: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _check_positive("Lorentzian", "width", self.width)
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        row, column = _pairs(eigenvalues)
+        scale = _scale(eigenvalues)
+        distance = (column - row) / scale
+        # d/(d^2 + w^2) in two divisions: the squares would underflow in float32.
+        hypotenuse = torch.hypot(distance, torch.full_like(distance, self.width))
+        return distance / hypotenuse / hypotenuse / scale
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return _divide(0.5 / self.width, largest)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The exact weight, left out for eigenvalues that count as equal: 0 where ``abs(a-b) <= t max abs(L)``.
+
+    Bound: ``1/(t max abs(L))``. Bias: none outside the mask, everything inside it, which is right exactly when the
+    loss does not depend on the basis chosen inside a degenerate eigenspace. Zero eigenvalues: weight 0, as for any tie.
+
+    Use it in physics, where degeneracy is a symmetry and the loss respects it.
+
+    Args:
+        rtol: t, positive. The default of 1e-6 lies above the rounding error of float32 eigenvalues.
+
+    Source: Kasim, *Derivatives of Partial Eigendecomposition of a Real Symmetric Matrix for Degenerate Cases*, 2020,
+    arXiv 2011.04366.
+    """
+
+    rtol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_positive("Masked", "rtol", self.rtol)
+
+    def kernel(self, eigenvalues: Tensor) -> Tensor:
+        row, column = _pairs(eigenvalues)
+        gap = column - row
+        return _reciprocal_except(gap, gap.abs() <= self.rtol * _scale(eigenvalues))
+
+    def bound(self, smallest: float, largest: float) -> float:
+        return _divide(1.0 / self.rtol, largest)
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """No rule: autograd walks the solver's own steps.
+
+    Bound and bias are those of the procedure, and the gradient lies in the triangle of A that it reads. Needs a solver written in differentiable steps
+    (:class:`eigengrad.solvers.PowerIteration`); with any other, :func:`eigengrad.eigh` raises ``ValueError``.
+
+    Use it to reproduce the paper's PI baseline; memory and time grow with the number of steps.
+    """
+
+
+def _pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
+    """``L[i]`` as a column vector and ``L[j]`` as a row vector, ready to broadcast to ``(*, n, n)``."""
+    return eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
+
+
+def _diagonal(eigenvalues: Tensor) -> Tensor:
+    return torch.eye(eigenvalues.shape[-1], dtype=torch.bool, device=eigenvalues.device)
+
+
+def _scale(eigenvalues: Tensor) -> Tensor:
+    """``max abs(L)`` as ``(*, 1, 1)``, or 1 for a zero matrix, whose gaps are all zero whatever they are divided by."""
+    if eigenvalues.shape[-1] == 0:
+        return eigenvalues.new_ones(()).expand(*eigenvalues.shape[:-1], 1, 1)
+    largest = eigenvalues.abs().amax(-1)[..., None, None]
+    return torch.where(largest > 0, largest, 1.0)
+
+
+def _reciprocal_except(gap: Tensor, dropped: Tensor) -> Tensor:
+    """``1/gap``, and 0 (with zero derivative) where ``dropped``."""
+    return torch.where(dropped, torch.inf, gap).reciprocal()
+
+
+def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -> Tensor:
+    """``(1/a) sum_{k<major_terms} r^k`` where the column is the major, ``-(1/a) sum_{k<minor_terms} r^k`` elsewhere.
+
+    The sums are geometric, ``(1 - r^T)/(1 - r)``, evaluated so that neither difference cancels:
+
+    * ``1 - r = (a - b)/a``: the subtraction is exact for floating-point neighbours;
+    * ``1 - abs(r)^T = -expm1(T log1p(-x))`` with ``x = 1 - abs(r)``, likewise exact, while ``abs(r) >= 1/2``;
+      below that, ``r^T`` itself is accurate, and unlike the logarithm it is smooth through ``r = 0``;
+    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value T at a tie and the
+      derivative there.
+    """
+    row, column = _pairs(eigenvalues)
+    later = _diagonal(eigenvalues).logical_not().triu()
+    column_is_major = (column.abs() > row.abs()) | ((column.abs() == row.abs()) & later)
+    major, minor = torch.where(column_is_major, column, row), torch.where(column_is_major, row, column)
+
+    most_terms = float(max(major_terms, minor_terms))
+    negligible = major.abs() < most_terms * torch.finfo(eigenvalues.dtype).tiny
+    a, b = torch.where(negligible, 1.0, major), torch.where(negligible, 0.0, minor)
+
+    ratio = b / a
+    distance = (a - b) / a  # 1 - r
+    shortfall = (a.abs() - b.abs()) / a.abs()  # 1 - abs(r)
+    terms = minor_terms + (major_terms - minor_terms) * column_is_major.to(ratio.dtype)
+    odd = column_is_major if major_terms % 2 else torch.zeros_like(column_is_major)
+    odd = odd | ~column_is_major if minor_terms % 2 else odd
+
+    near_one = shortfall < 0.5
+    decay = -torch.expm1(terms * torch.log1p(-torch.where(near_one, shortfall, 0.0)))  # 1 - abs(r)^T
+    power = torch.where(near_one, 0.0, ratio) ** terms
+    remainder = torch.where(near_one, torch.where(odd & (ratio < 0), 2.0 - decay, decay), 1.0 - power)  # 1 - r^T
+
+    tied = most_terms * distance < torch.finfo(eigenvalues.dtype).eps ** 0.5
+    expansion = terms * (1.0 - 0.5 * (terms - 1.0) * distance)
+    total = torch.where(tied, expansion, remainder / torch.where(tied, 1.0, distance))
+
+    weight = torch.where(column_is_major, total, -total) / a
+    return torch.where(negligible | _diagonal(eigenvalues), 0.0, weight)
+
+
+def _divide(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.inf
+
+
+def _check_count(rule: str, name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{rule}: {name} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{rule}: {name} must be at least {least}, got {value}")
+
+
+def _check_positive(rule: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{rule}: {name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{rule}: {name} must be positive and finite, got {value}")

@@ -1,0 +1,134 @@
+"""Functions of a Hermitian matrix, with derivatives that are exact where eigenvalues meet.
+
+``f(A) = V f(L) V^H`` is smooth in ``A`` even where ``V`` is not, so none of these needs an eigenvector gradient, and
+none takes a rule. What happens at a tie is decided by algebra: the matrix square root ``S`` satisfies ``S S = A``, hence
+
+    S dS + dS S = dA,
+
+a Lyapunov equation whose solution in the eigenbasis divides by ``s_i + s_j``, never by a difference. The adjoint of that
+solve is the same solve. A function whose derivative is composed of such solves and of products therefore has every
+derivative, of any order, right at ties.
+
+Source of the first derivative: Daleckii and Krein, 1951; Higham, *Functions of Matrices*, 2008, chapters 3 and 6.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigengrad import solvers
+
+__all__ = ["inv_sqrtm"]
+
+
+def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
+    r"""The inverse square root ``A^(-1/2)`` of Hermitian positive definite matrices.
+
+    In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`-1/(s_i s_j (s_i + s_j))`: exact at
+    repeated eigenvalues, to every order.
+
+    Args:
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128; the lower triangle is read.
+        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is known, as
+            ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below zero. The
+            default of 0 changes nothing for positive definite input.
+        solver: as for :func:`eigengrad.eigh`.
+
+    Returns:
+        ``A^(-1/2)``, Hermitian. A zero eigenvalue (with ``floor=0``) gives infinities and NaN, as ``0 ** -0.5`` does.
+
+    Shape:
+        ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
+
+    Raises:
+        ValueError: if ``floor`` is negative; for an unknown solver.
+        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.inv_sqrtm(4 * torch.eye(2))
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]])
+    """
+    if floor < 0:
+        raise ValueError(f"floor must not be negative, got {floor}")
+    _, inverse_root = _square_roots(A, floor, solvers.resolve(solver))
+    return inverse_root
+
+
+def _square_roots(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor]:
+    """``A^(1/2)`` and ``A^(-1/2)``: one decomposition, and each one's derivative is written in terms of both."""
+    function = _SquareRoots if torch.compiler.is_compiling() else _SquareRootsWithForwardMode
+    root, inverse_root, _, _ = function.apply(A, floor, solver)
+    return root, inverse_root
+
+
+class _SquareRoots(torch.autograd.Function):
+    """``A -> S, X`` with ``S S = A`` and ``X S = I``; also ``s = eig(S)`` and ``V``, as constants, for Lyapunov solves."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        L, V = solver(A)
+        s = L.clamp_min(floor).sqrt()
+        return (V * s.unsqueeze(-2)) @ V.mH, (V / s.unsqueeze(-2)) @ V.mH, s, V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, _, s, V = output
+        ctx.mark_non_differentiable(s, V)
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, gS: Tensor | None, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+        S, X, s, V = ctx.saved_tensors
+        # dX = -X dS X, so a cotangent of X is a cotangent of S.
+        cotangents = [g for g in (gS, None if gX is None else -X @ gX @ X) if g is not None]
+        return (_lyapunov(S, sum(cotangents), s, V) if cotangents else None), None, None
+
+
+class _SquareRootsWithForwardMode(_SquareRoots):
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        S, X, s, V = ctx.saved_tensors
+        dS = _lyapunov(S, dA, s, V)
+        return dS, -X @ dS @ X, None, None
+
+
+def _lyapunov(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
+    """The Hermitian part of the solution Y of ``S Y + Y S = B``, differentiable in S and B; ``S = V diag(s) V^H``."""
+    function = _Lyapunov if torch.compiler.is_compiling() else _LyapunovWithForwardMode
+    return function.apply(S, (B + B.mH) / 2, s, V)
+
+
+class _Lyapunov(torch.autograd.Function):
+    """``S, B -> Y`` with ``S Y + Y S = B``, all Hermitian. ``s`` and ``V`` decompose S and carry no derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
+        return V @ ((V.mH @ B @ V) / (s.unsqueeze(-1) + s.unsqueeze(-2))) @ V.mH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        S, _, s, V = inputs
+        ctx.save_for_backward(S, output, s, V)
+        ctx.save_for_forward(S, output, s, V)
+
+    @staticmethod
+    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        S, Y, s, V = ctx.saved_tensors
+        gB = _lyapunov(S, gY, s, V)
+        return -(gB @ Y + Y @ gB), gB, None, None
+
+
+class _LyapunovWithForwardMode(_Lyapunov):
+    @staticmethod
+    def jvp(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        S, Y, s, V = ctx.saved_tensors
+        return _lyapunov(S, dB - dS @ Y - Y @ dS, s, V)

@@ -1,0 +1,157 @@
+"""Forward algorithms: how eigenvalues and eigenvectors are computed, whatever the gradient.
+
+A solver is a frozen value object. Calling it with Hermitian ``A (*, n, n)`` returns ascending eigenvalues ``(*, n)``
+and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes either an object, where a solver has settings, or a
+name: ``"auto"``, ``"eigh"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from eigengrad import qr_algorithm
+
+__all__ = ["QR", "SVD", "Eigh", "PowerIteration", "Solver", "resolve"]
+
+
+class Solver(Protocol):
+    """What :func:`eigengrad.eigh` asks of a solver."""
+
+    differentiable: ClassVar[bool]
+    """Whether autograd can walk the solver's own steps (:class:`eigengrad.Unrolled`)."""
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        """Eigenvalues ``(*, n)``, ascending, and eigenvectors ``(*, n, n)`` of the Hermitian matrices ``A (*, n, n)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Eigh:
+    """``torch.linalg.eigh``: LAPACK's divide and conquer on CPU, cuSOLVER on CUDA. Bit-identical to torch."""
+
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        L, V = torch.linalg.eigh(A, UPLO)
+        return L, V
+
+
+@dataclass(frozen=True)
+class SVD:
+    """``torch.linalg.svd`` of a positive semidefinite matrix, the paper's forward pass.
+
+    Singular values equal eigenvalues only where none is negative. For an indefinite matrix use another solver.
+    """
+
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        U, S, _ = torch.linalg.svd(hermitian(A, UPLO))
+        return S.flip(-1), U.flip(-1)
+
+
+@dataclass(frozen=True)
+class QR:
+    """The shifted QR algorithm with deflation on a tridiagonal form (see ``qr_algorithm.py``).
+
+    Written for comparison with the literature's "QR" baseline; :class:`Eigh` is faster.
+
+    Args:
+        max_sweeps: sweeps allowed for one eigenvalue before ``torch.linalg.LinAlgError`` is raised. Two or three are
+            usual; 30 is LAPACK's allowance.
+    """
+
+    differentiable: ClassVar[bool] = False
+    max_sweeps: int = 30
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        return qr_algorithm.solve(hermitian(A, UPLO), self.max_sweeps)
+
+
+@dataclass(frozen=True)
+class PowerIteration:
+    """Power iteration from random starts with deflation, one eigenvector after the other: the paper's PI baseline.
+
+    For each of the n eigenvectors, ``iterations`` products ``v <- M v / norm(M v)``, then the Rayleigh quotient
+    ``v^H M v``, then deflation ``M <- M - M v v^H``. Written in differentiable steps, so that
+    :class:`eigengrad.Unrolled` can walk them. It converges as ``abs(b/a)^iterations`` and the error of each vector enters all
+    later ones: expect wrong results where magnitudes are close, which is what the paper shows.
+
+    Args:
+        iterations: products per eigenvector. The default of 19 is the paper's.
+        generator: source of the random starts; torch's global one by default.
+    """
+
+    differentiable: ClassVar[bool] = True
+    iterations: int = 19
+    generator: torch.Generator | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"solvers.PowerIteration: iterations must be at least 1, got {self.iterations}")
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        M = hermitian(A, UPLO)
+        n = M.shape[-1]
+        starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, generator=self.generator)
+        values, vectors = [], []
+        for stage in range(n):
+            v = _normalise(starts[..., stage : stage + 1])
+            for _ in range(self.iterations):
+                v = _normalise(M @ v)
+            image = M @ v
+            values.append((v.mH @ image).real[..., 0])
+            vectors.append(v)
+            M = M - image @ v.mH
+        if n == 0:
+            return M.new_empty(M.shape[:-1], dtype=M.real.dtype), M
+        L, order = torch.cat(values, dim=-1).sort(dim=-1)
+        V = torch.cat(vectors, dim=-1)
+        return L, V.gather(-1, order.unsqueeze(-2).expand(V.shape))
+
+
+_BY_NAME: dict[str, Solver] = {
+    "auto": Eigh(),
+    "eigh": Eigh(),
+    "svd": SVD(),
+    "qr": QR(),
+    "power_iteration": PowerIteration(),
+}
+
+
+def resolve(solver: str | Solver) -> Solver:
+    """The solver object behind a name; an object is returned as it is.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for anything that is neither a name nor a solver.
+    """
+    if isinstance(solver, str):
+        if solver not in _BY_NAME:
+            raise ValueError(f"solver must be one of {', '.join(map(repr, _BY_NAME))} or a solver object, got {solver!r}")
+        return _BY_NAME[solver]
+    if isinstance(solver, type) or not callable(solver) or not hasattr(solver, "differentiable"):
+        raise TypeError(f"solver must be a name or a solver object such as eigengrad.solvers.SVD(), got {solver!r}")
+    return solver
+
+
+def hermitian(A: Tensor, UPLO: str) -> Tensor:
+    """The Hermitian matrix whose lower (``"L"``) or upper (``"U"``) triangle is that of ``A``.
+
+    Raises:
+        ValueError: if ``A`` is no batch of square matrices, or for another ``UPLO``.
+    """
+    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
+        raise ValueError(f"A must be a batch of square matrices (*, n, n), got shape {tuple(A.shape)}")
+    if UPLO not in ("L", "U"):
+        raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
+    triangle = A.tril(-1) if UPLO == "L" else A.triu(1)
+    return triangle + triangle.mH + torch.diag_embed(A.diagonal(dim1=-2, dim2=-1).real)
+
+
+def _normalise(v: Tensor) -> Tensor:
+    """``v / norm(v)`` for column vectors ``(*, n, 1)``; a zero vector stays as it is."""
+    norm = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+    return v / torch.where(norm > 0, norm, 1.0)
