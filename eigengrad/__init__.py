@@ -1,2 +1,29 @@
+"""Eigendecomposition that networks can be trained through.
+
+Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
+"""
+
+from eigengrad import analysis, gradients, nn, solvers
 from eigengrad.eigh import eigh
-from eigengrad.gradients import *
+from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
+from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.whitening import whiten
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Clipped",
+    "Exact",
+    "Lorentzian",
+    "Masked",
+    "PowerIteration",
+    "Taylor",
+    "Unrolled",
+    "analysis",
+    "eigh",
+    "gradients",
+    "inv_sqrtm",
+    "nn",
+    "solvers",
+    "whiten",
+]

@@ -17,7 +17,7 @@ def eigh(
     *,
     gradient: GradientRule | Unrolled = PowerIteration(),  # noqa: B008 (a frozen value)
     solver: str | solvers.Solver = "auto",
-) -> torch.return_types.linalg_eigh:
+) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
     r"""Eigenvalues and eigenvectors of Hermitian matrices, differentiable where eigenvalues meet.
 
     A drop-in replacement for :func:`torch.linalg.eigh` with two choices more: how the values are computed
@@ -34,8 +34,8 @@ def eigh(
         A: Hermitian matrices, of float32, float64, complex64 or complex128.
         UPLO: the triangle of ``A`` that is read, ``"L"`` or ``"U"``. The other one is taken to be its adjoint.
         gradient: a rule, or :class:`eigengrad.Unrolled` with the power iteration solver. The default gives the paper's
-            gradient, which is bounded by ``19 / abs(eigenvalue)``. For functions of the whole matrix, such as the inverse
-            square root, prefer :mod:`eigengrad.matrix_functions`, which need no rule.
+            gradient, which is bounded by ``19 / abs(eigenvalue)``. For functions of the whole matrix, such as the
+            inverse square root, prefer :mod:`eigengrad.matrix_functions`, which need no rule.
         solver: ``"auto"``, ``"eigh"``, ``"svd"`` (positive semidefinite input), ``"qr"``, ``"power_iteration"``, or an
             object of :mod:`eigengrad.solvers`.
 
@@ -66,12 +66,12 @@ def eigh(
                 f"gradient=Unrolled() needs a solver written in differentiable steps, got solver={solver!r}; "
                 "use solver='power_iteration', or one of the gradient rules"
             )
-        return torch.return_types.linalg_eigh(algorithm(A, UPLO))
+        return torch.return_types.linalg_eigh(algorithm(A, UPLO))  # type: ignore[attr-defined]
     if isinstance(gradient, type) or not isinstance(gradient, GradientRule):
         raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
     # Dynamo refuses a Function that defines jvp once gradients flow (torch 2.13), so it is given the one without.
     function = _Eigh if torch.compiler.is_compiling() else _EighWithForwardMode
-    return torch.return_types.linalg_eigh(function.apply(A, UPLO, gradient, algorithm))
+    return torch.return_types.linalg_eigh(function.apply(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
 
 
 class _Eigh(torch.autograd.Function):
@@ -91,14 +91,14 @@ class _Eigh(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # a loss of eigenvalues alone must not meet K at all
 
     @staticmethod
-    def backward(ctx: Any, gL: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gL: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         L, V = ctx.saved_tensors
         return pull_back(ctx.gradient, L, V, gL, gV), None, None, None
 
 
 class _EighWithForwardMode(_Eigh):
     @staticmethod
-    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:
         L, V = ctx.saved_tensors
         return push_forward(ctx.gradient, L, V, dA)
 

@@ -225,8 +225,9 @@ class Masked:
 class Unrolled:
     """No rule: autograd walks the solver's own steps.
 
-    Bound and bias are those of the procedure, and the gradient lies in the triangle of A that it reads. Needs a solver written in differentiable steps
-    (:class:`eigengrad.solvers.PowerIteration`); with any other, :func:`eigengrad.eigh` raises ``ValueError``.
+    Bound and bias are those of the procedure, and the gradient lies in the triangle of A that it reads. Needs a
+    solver written in differentiable steps (:class:`eigengrad.solvers.PowerIteration`); with any other,
+    :func:`eigengrad.eigh` raises ``ValueError``.
 
     Use it to reproduce the paper's PI baseline; memory and time grow with the number of steps.
     """

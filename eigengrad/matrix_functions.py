@@ -1,13 +1,13 @@
 """Functions of a Hermitian matrix, with derivatives that are exact where eigenvalues meet.
 
 ``f(A) = V f(L) V^H`` is smooth in ``A`` even where ``V`` is not, so none of these needs an eigenvector gradient, and
-none takes a rule. What happens at a tie is decided by algebra: the matrix square root ``S`` satisfies ``S S = A``, hence
+none takes a rule. What happens at a tie is decided by algebra: the square root ``S`` satisfies ``S S = A``, hence
 
     S dS + dS S = dA,
 
-a Lyapunov equation whose solution in the eigenbasis divides by ``s_i + s_j``, never by a difference. The adjoint of that
-solve is the same solve. A function whose derivative is composed of such solves and of products therefore has every
-derivative, of any order, right at ties.
+a Lyapunov equation whose solution in the eigenbasis divides by ``s_i + s_j``, never by a difference. The adjoint of
+that solve is the same solve. A function whose derivative is composed of such solves and of products therefore has
+every derivative, of any order, right at ties.
 
 Source of the first derivative: Daleckii and Krein, 1951; Higham, *Functions of Matrices*, 2008, chapters 3 and 6.
 """
@@ -29,10 +29,11 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
     repeated eigenvalues, to every order.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128; the lower triangle is read.
-        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is known, as
-            ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below zero. The
-            default of 0 changes nothing for positive definite input.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
+        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is
+            known, as ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below
+            zero. The default of 0 changes nothing for positive definite input.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
@@ -65,7 +66,7 @@ def _square_roots(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tens
 
 
 class _SquareRoots(torch.autograd.Function):
-    """``A -> S, X`` with ``S S = A`` and ``X S = I``; also ``s = eig(S)`` and ``V``, as constants, for Lyapunov solves."""
+    """``A -> S, X`` with ``S S = A``, ``X S = I``; also ``s = eig(S)`` and ``V``, as constants, for Lyapunov solves."""
 
     generate_vmap_rule = True
 
@@ -84,16 +85,17 @@ class _SquareRoots(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, gS: Tensor | None, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gS: Tensor | None, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
         S, X, s, V = ctx.saved_tensors
         # dX = -X dS X, so a cotangent of X is a cotangent of S.
-        cotangents = [g for g in (gS, None if gX is None else -X @ gX @ X) if g is not None]
-        return (_lyapunov(S, sum(cotangents), s, V) if cotangents else None), None, None
+        if gX is not None:
+            gS = -X @ gX @ X if gS is None else gS - X @ gX @ X
+        return (None if gS is None else _lyapunov(S, gS, s, V)), None, None
 
 
 class _SquareRootsWithForwardMode(_SquareRoots):
     @staticmethod
-    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:
         S, X, s, V = ctx.saved_tensors
         dS = _lyapunov(S, dA, s, V)
         return dS, -X @ dS @ X, None, None
@@ -121,7 +123,7 @@ class _Lyapunov(torch.autograd.Function):
         ctx.save_for_forward(S, output, s, V)
 
     @staticmethod
-    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
         S, Y, s, V = ctx.saved_tensors
         gB = _lyapunov(S, gY, s, V)
         return -(gB @ Y + Y @ gB), gB, None, None
@@ -129,6 +131,6 @@ class _Lyapunov(torch.autograd.Function):
 
 class _LyapunovWithForwardMode(_Lyapunov):
     @staticmethod
-    def jvp(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
         S, Y, s, V = ctx.saved_tensors
         return _lyapunov(S, dB - dS @ Y - Y @ dS, s, V)

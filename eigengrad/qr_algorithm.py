@@ -7,6 +7,8 @@ wait. That keeps one active size for the batch and costs little, since two or th
 Source: Golub, Van Loan, *Matrix Computations*, 4th edition, sections 8.3.1 and 8.3.3; Wilkinson's shift.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ def _(A: Tensor, max_sweeps: int) -> tuple[Tensor, Tensor]:
 
 
 @solve.register_vmap
-def _(info, in_dims, A: Tensor, max_sweeps: int):  # type: ignore[no-untyped-def]
+def _(_: Any, in_dims: tuple[int, None], A: Tensor, max_sweeps: int) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     return solve(A.movedim(in_dims[0], 0), max_sweeps), (0, 0)
 
 

@@ -1,7 +1,7 @@
 """Forward algorithms: how eigenvalues and eigenvectors are computed, whatever the gradient.
 
 A solver is a frozen value object. Calling it with Hermitian ``A (*, n, n)`` returns ascending eigenvalues ``(*, n)``
-and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes either an object, where a solver has settings, or a
+and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes an object, where a solver has settings, or a
 name: ``"auto"``, ``"eigh"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
 """
 
@@ -23,7 +23,7 @@ class Solver(Protocol):
     """Whether autograd can walk the solver's own steps (:class:`eigengrad.Unrolled`)."""
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``(*, n)``, ascending, and eigenvectors ``(*, n, n)`` of the Hermitian matrices ``A (*, n, n)``."""
+        """Eigenvalues ``(*, n)``, ascending, and eigenvectors ``(*, n, n)`` of Hermitian ``A (*, n, n)``."""
         ...
 
 
@@ -76,8 +76,8 @@ class PowerIteration:
 
     For each of the n eigenvectors, ``iterations`` products ``v <- M v / norm(M v)``, then the Rayleigh quotient
     ``v^H M v``, then deflation ``M <- M - M v v^H``. Written in differentiable steps, so that
-    :class:`eigengrad.Unrolled` can walk them. It converges as ``abs(b/a)^iterations`` and the error of each vector enters all
-    later ones: expect wrong results where magnitudes are close, which is what the paper shows.
+    :class:`eigengrad.Unrolled` can walk them. It converges as ``abs(b/a)^iterations`` and the error of each vector
+    enters all later ones: expect wrong results where magnitudes are close, which is what the paper shows.
 
     Args:
         iterations: products per eigenvector. The default of 19 is the paper's.
@@ -130,7 +130,9 @@ def resolve(solver: str | Solver) -> Solver:
     """
     if isinstance(solver, str):
         if solver not in _BY_NAME:
-            raise ValueError(f"solver must be one of {', '.join(map(repr, _BY_NAME))} or a solver object, got {solver!r}")
+            raise ValueError(
+                f"solver must be one of {', '.join(map(repr, _BY_NAME))} or a solver object, got {solver!r}"
+            )
         return _BY_NAME[solver]
     if isinstance(solver, type) or not callable(solver) or not hasattr(solver, "differentiable"):
         raise TypeError(f"solver must be a name or a solver object such as eigengrad.solvers.SVD(), got {solver!r}")
@@ -154,4 +156,4 @@ def hermitian(A: Tensor, UPLO: str) -> Tensor:
 def _normalise(v: Tensor) -> Tensor:
     """``v / norm(v)`` for column vectors ``(*, n, 1)``; a zero vector stays as it is."""
     norm = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
-    return v / torch.where(norm > 0, norm, 1.0)
+    return v / norm.clamp_min(torch.finfo(norm.dtype).tiny)

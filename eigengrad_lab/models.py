@@ -1,0 +1,140 @@
+"""The paper's networks: ResNets for small images whose first normalisation is the layer under test.
+
+A 3x3 first convolution with 64 channels, the extra layer, ReLU, a 3x3 max-pool of stride 2, then He et al.'s stages.
+All other normalisations are BatchNorm.
+
+Source: Wang et al., NeurIPS 2019, section 4.1; He, Zhang, Ren, Sun, *Deep Residual Learning*, CVPR 2016.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import eigengrad as eg
+from eigengrad_lab.config import RunConfig
+from eigengrad_lab.recipes import CHANNELS
+
+__all__ = ["ResNet", "build", "extra_layer"]
+
+
+def build(config: RunConfig, *, image_channels: int, classes: int, generator: torch.Generator) -> nn.Module:
+    """The network of a configuration, initialised from torch's global generator.
+
+    ``generator`` (on the training device) feeds the random starts of the ``pi`` method.
+    """
+    extra = extra_layer(config, generator)
+    match config.model:
+        case "small":
+            return ResNet(
+                BasicBlock, widths=(32, 64), depths=(1, 1), extra=extra, inputs=image_channels, classes=classes
+            )
+        case "resnet18":
+            return ResNet(BasicBlock, extra=extra, inputs=image_channels, classes=classes)
+        case "resnet50":
+            return ResNet(Bottleneck, depths=(3, 4, 6, 3), extra=extra, inputs=image_channels, classes=classes)
+
+
+def extra_layer(config: RunConfig, generator: torch.Generator | None = None) -> nn.Module:
+    """The layer under test: the paper's systems are pairs of a solver forward and a gradient backward."""
+    if config.method == "batchnorm":
+        return nn.BatchNorm2d(CHANNELS)
+    solver: str | eg.solvers.Solver
+    gradient: eg.gradients.GradientRule | eg.Unrolled | None
+    match config.method:
+        case "svd":
+            solver, gradient = "svd", eg.Exact()
+        case "qr":
+            solver, gradient = "qr", eg.Exact()
+        case "pi":
+            solver, gradient = eg.solvers.PowerIteration(config.iterations, generator), eg.Unrolled()
+        case "ours":
+            solver, gradient = "svd", eg.PowerIteration(config.iterations)
+        case "closed-form":
+            solver, gradient = "auto", None
+    return eg.nn.ZCAWhitening(CHANNELS, eps=config.eps, group_size=config.group_size, gradient=gradient, solver=solver)
+
+
+class ResNet(nn.Module):
+    """A residual network for images of 8x8 pixels or more; by default the stages of ResNet-18."""
+
+    def __init__(
+        self,
+        block: type["BasicBlock | Bottleneck"],
+        *,
+        extra: nn.Module,
+        inputs: int,
+        classes: int,
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        depths: tuple[int, ...] = (2, 2, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            convolution(inputs, CHANNELS, 3), extra, nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+        )
+        stages, width_in = [], CHANNELS
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for position in range(depth):
+                stages.append(block(width_in, width, stride=2 if index and not position else 1))
+                width_in = width * block.expansion
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width_in, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, classes)`` of images ``(N, inputs, height, width)``."""
+        return self.head(self.stages(self.stem(x)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *normalised(inputs, width, 3, stride=stride), nn.ReLU(inplace=True), *normalised(width, width, 3)
+        )
+        self.shortcut = shortcut(inputs, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(N, inputs, H, W)`` to ``(N, width, H / stride, W / stride)``."""
+        return nn.functional.relu(self.body(x) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut, four times as wide at the end."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        outputs = width * self.expansion
+        self.body = nn.Sequential(
+            *normalised(inputs, width, 1),
+            nn.ReLU(inplace=True),
+            *normalised(width, width, 3, stride=stride),
+            nn.ReLU(inplace=True),
+            *normalised(width, outputs, 1),
+        )
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(N, inputs, H, W)`` to ``(N, 4 width, H / stride, W / stride)``."""
+        return nn.functional.relu(self.body(x) + self.shortcut(x))
+
+
+def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias, initialised for ReLU (He et al., ICCV 2015)."""
+    layer = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def normalised(inputs: int, outputs: int, size: int, *, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    return convolution(inputs, outputs, size, stride=stride), nn.BatchNorm2d(outputs)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The identity where shapes allow it, a 1x1 convolution elsewhere."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(*normalised(inputs, outputs, 1, stride=stride))
