@@ -36,7 +36,7 @@ def check(solver: solvers.Solver, A: Tensor, UPLO: str = "L") -> None:
 def test_sizes(solver: solvers.Solver, spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     if isinstance(solver, solvers.SVD) and spectrum not in PSD:
         spectrum = "separated"
-    for n in SIZES if spectrum in ("separated", "indefinite") else (2, 5, 16):
+    for n in SIZES if spectrum in ("separated", "indefinite") else (2, 5, 9, 16, 16, 16):  # each time another basis
         check(solver, hermitian(SPECTRA[spectrum](n), dtype, generator))
         check(solver, diagonal(SPECTRA[spectrum](n), dtype))
 
@@ -143,7 +143,7 @@ def test_names(name: str, solver: solvers.Solver) -> None:
 
 def test_errors() -> None:
     with pytest.raises(
-        ValueError, match="solver must be one of 'auto', 'eigh', 'svd', 'qr', 'power_iteration'.*'lapack'"
+        ValueError, match=r"solver must be one of 'auto', 'eigh', 'svd', 'qr', 'power_iteration'.*'lapack'"
     ):
         eg.eigh(torch.eye(2), solver="lapack")
     for solver in (None, solvers.QR, 3, torch.linalg.eigh):

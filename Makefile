@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.PHONY: demo test lint benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+INSTALL := $(VENV)/bin/pip install --quiet --constraint constraints.txt
+
+# Reproduces the paper's Table 1 on scikit-learn's digits, in minutes.
+demo: $(VENV)/.lab
+	$(VENV)/bin/eigengrad reproduce table1 --seeds 3
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+# Performance claims, ours and the rival's in the same run; writes results/*.json.
+benchmarks: $(VENV)/.lab
+	$(VENV)/bin/python benchmarks/eigh.py
+	$(VENV)/bin/python benchmarks/whitening.py
+
+$(VENV)/.lab: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing eigengrad and its laboratory into $(VENV): a few minutes, once."
+	$(INSTALL) --editable '.[lab]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.lab
+	$(INSTALL) --editable '.[test]'
+	@touch $@
