@@ -91,7 +91,7 @@ class PowerIteration:
         _check_count("PowerIteration", "iterations", self.iterations, least=1)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
+        return _series_kernel(eigenvalues, minor_terms=self.iterations - 1, extra_major_term=True)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.iterations, smallest)
@@ -118,7 +118,7 @@ class Taylor:
         _check_count("Taylor", "degree", self.degree, least=0)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
+        return _series_kernel(eigenvalues, minor_terms=self.degree + 1, extra_major_term=False)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.degree + 1, smallest)
@@ -255,44 +255,43 @@ def _reciprocal_except(gap: Tensor, dropped: Tensor) -> Tensor:
     return torch.where(dropped, torch.inf, gap).reciprocal()
 
 
-def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -> Tensor:
-    """``(1/a) sum_{k<major_terms} r^k`` where the column is the major, ``-(1/a) sum_{k<minor_terms} r^k`` elsewhere.
+def _series_kernel(eigenvalues: Tensor, *, minor_terms: int, extra_major_term: bool) -> Tensor:
+    """``S_m(r)/a`` where the row is the minor, ``-S_m(r)/a`` where it is the major, ``S_m(r) = sum_{k<m} r^k``.
 
-    The sums are geometric, ``(1 - r^T)/(1 - r)``, evaluated so that neither difference cancels:
+    With ``extra_major_term``, the first of the two has m + 1 terms. The sums are geometric, ``(1 - r^m)/(1 - r)``,
+    evaluated so that neither difference cancels, in a number of operations that does not depend on m:
 
-    * ``1 - r = (a - b)/a``: the subtraction is exact for floating-point neighbours;
-    * ``1 - abs(r)^T = -expm1(T log1p(-x))`` with ``x = 1 - abs(r)``, likewise exact, while ``abs(r) >= 1/2``;
-      below that, ``r^T`` itself is accurate, and unlike the logarithm it is smooth through ``r = 0``;
-    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value T at a tie and the
-      derivative there.
+    * ``1 - r = (a - b)/a``, where the subtraction is exact for floating-point neighbours;
+    * ``1 - abs(r)^m = -expm1(m log1p(-x))`` with ``x = 1 - abs(r)``, exact likewise: ``1 - r``, or for negative r
+      ``2 - (1 - r)``;
+    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value m at a tie and the
+      derivative there, where that of the quotient would cancel.
     """
     row, column = _pairs(eigenvalues)
-    later = _diagonal(eigenvalues).logical_not().triu()
-    column_is_major = (column.abs() > row.abs()) | ((column.abs() == row.abs()) & later)
-    major, minor = torch.where(column_is_major, column, row), torch.where(column_is_major, row, column)
+    magnitude_row, magnitude_column = _pairs(eigenvalues.abs())
+    later = torch.ones_like(row * column, dtype=torch.bool).triu(1)
+    column_is_major = torch.where(magnitude_column == magnitude_row, later, magnitude_column > magnitude_row)
 
-    most_terms = float(max(major_terms, minor_terms))
-    negligible = major.abs() < most_terms * torch.finfo(eigenvalues.dtype).tiny
-    a, b = torch.where(negligible, 1.0, major), torch.where(negligible, 0.0, minor)
+    # The signed 1/a, by which the sum is multiplied in the end. Zero for an a so small that the result would overflow.
+    negligible = eigenvalues.abs() < (minor_terms + 1) * torch.finfo(eigenvalues.dtype).tiny
+    inverse_row, inverse_column = _pairs(torch.where(negligible, torch.inf, eigenvalues).reciprocal())
+    inverse = torch.where(column_is_major, inverse_column, -inverse_row)
+    distance = (column - row) * inverse  # 1 - r, in [0, 2]
 
-    ratio = b / a
-    distance = (a - b) / a  # 1 - r
-    shortfall = (a.abs() - b.abs()) / a.abs()  # 1 - abs(r)
-    terms = minor_terms + (major_terms - minor_terms) * column_is_major.to(ratio.dtype)
-    odd = column_is_major if major_terms % 2 else torch.zeros_like(column_is_major)
-    odd = odd | ~column_is_major if minor_terms % 2 else odd
-
-    near_one = shortfall < 0.5
-    decay = -torch.expm1(terms * torch.log1p(-torch.where(near_one, shortfall, 0.0)))  # 1 - abs(r)^T
-    power = torch.where(near_one, 0.0, ratio) ** terms
-    remainder = torch.where(near_one, torch.where(odd & (ratio < 0), 2.0 - decay, decay), 1.0 - power)  # 1 - r^T
-
-    tied = most_terms * distance < torch.finfo(eigenvalues.dtype).eps ** 0.5
-    expansion = terms * (1.0 - 0.5 * (terms - 1.0) * distance)
-    total = torch.where(tied, expansion, remainder / torch.where(tied, 1.0, distance))
-
-    weight = torch.where(column_is_major, total, -total) / a
-    return torch.where(negligible | _diagonal(eigenvalues), 0.0, weight)
+    if minor_terms < 2:
+        total, power = torch.full_like(distance, minor_terms), 1.0 - distance if minor_terms else 1.0
+    else:
+        # abs(r) is kept from 0, where its logarithm has no derivative; r^m has none to lose there.
+        limit = 1.0 - torch.finfo(eigenvalues.dtype).eps / 2
+        decay = torch.expm1(minor_terms * torch.log1p(-torch.minimum(distance, 2.0 - distance).clamp(0.0, limit)))
+        remainder = torch.where(distance > 1.0, 2.0 + decay, -decay) if minor_terms % 2 else -decay  # 1 - r^m
+        power = 1.0 - remainder
+        tied = distance < torch.finfo(eigenvalues.dtype).eps ** 0.5 / minor_terms
+        expansion = minor_terms - (0.5 * minor_terms * (minor_terms - 1)) * distance
+        total = torch.where(tied, expansion, remainder / torch.where(tied, 1.0, distance))
+    if extra_major_term:
+        total = total + column_is_major * power
+    return (total * inverse).masked_fill(_diagonal(eigenvalues), 0.0)
 
 
 def _divide(numerator: float, denominator: float) -> float:

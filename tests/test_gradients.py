@@ -127,6 +127,16 @@ def test_derivative_of_the_series_kernel(b: float) -> None:
     torch.testing.assert_close(derivative, torch.tensor([by_minor, by_major]).double(), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_diagonal_carries_no_derivative(rule: eg.gradients.GradientRule) -> None:
+    """It is a tie of every eigenvalue with itself: what a rule does at ties must not round the rest away."""
+    L = torch.tensor([-0.5, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, 3, dtype=torch.float64)
+    whole, without = weights, weights - weights.diag().diag()
+    expected = torch.autograd.grad((rule.kernel(L) * without).sum(), L)[0]
+    torch.testing.assert_close(torch.autograd.grad((rule.kernel(L) * whole).sum(), L)[0], expected, rtol=1e-13, atol=0)
+
+
 def test_ties_with_the_later_one_as_major() -> None:
     for L in ([2.0, 2.0, 2.0], [-2.0, -2.0, -2.0]):
         major = torch.ones(3, 3).triu(1) / L[0]

@@ -1,0 +1,84 @@
+"""Side-by-side timing: candidates take turns in one process, and what is quoted is the median of their ratios."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import eigengrad
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def ratios(
+    ours: Callable[[], object], rivals: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 2
+) -> dict[str, dict[str, float]]:
+    """Time ``ours`` and every rival in turn, ``rounds`` times.
+
+    Returns:
+        For each rival, the median of ``ours / rival`` and its quartiles, and both medians in seconds. A ratio below 1
+        means that ours is faster.
+    """
+    candidates = {"ours": ours, **rivals}
+    for _ in range(warmup):
+        for candidate in candidates.values():
+            candidate()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            started = time.perf_counter()
+            candidate()
+            seconds[name].append(time.perf_counter() - started)
+    measured = {}
+    for name in rivals:
+        pairs = [a / b for a, b in zip(seconds["ours"], seconds[name], strict=True)]
+        lower, median, upper = statistics.quantiles(pairs, n=4)
+        measured[name] = {
+            "ratio": median,
+            "ratio_lower_quartile": lower,
+            "ratio_upper_quartile": upper,
+            "ours_seconds": statistics.median(seconds["ours"]),
+            "rival_seconds": statistics.median(seconds[name]),
+        }
+    return measured
+
+
+def report(name: str, measured: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Print ``{case: {rival: figures}}`` and write it to ``results/<name>.json`` with its provenance."""
+    for case, rivals in measured.items():
+        for rival, figures in rivals.items():
+            print(
+                f"{case:36} ours / {rival:28} {figures['ratio']:.3g}"
+                f"  (quartiles {figures['ratio_lower_quartile']:.3g} to {figures['ratio_upper_quartile']:.3g})"
+            )
+    provenance = {
+        "command": f"python benchmarks/{name}.py",
+        "eigengrad": eigengrad.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "note": "medians of ratios taken side by side in one process; absolute seconds are this machine's alone",
+    }
+    rounded = {
+        case: {
+            rival: {key: float(f"{value:.4g}") for key, value in figures.items()} for rival, figures in rivals.items()
+        }
+        for case, rivals in measured.items()
+    }
+    RESULTS.mkdir(exist_ok=True)
+    temporary = RESULTS / f".{name}.json"
+    temporary.write_text(json.dumps({"provenance": provenance, "measured": rounded}, indent=2) + "\n")
+    temporary.replace(RESULTS / f"{name}.json")
+
+
+def claim(text: str, holds: bool) -> None:
+    """Print whether a claim holds; the benchmark fails if it does not."""
+    print(f"{'holds' if holds else 'FAILS'}: {text}")
+    if not holds:
+        raise SystemExit(1)
