@@ -107,10 +107,10 @@ def pull_back(gradient: GradientRule, L: Tensor, V: Tensor, gL: Tensor | None, g
     """Cotangent of ``A (*, n, n)`` from those of the eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``."""
     if gV is None:
         return None if gL is None else (V * gL.unsqueeze(-2)) @ V.mH
-    weighted = gradient.kernel(L) * (V.mH @ gV)
+    rotated = V @ (gradient.kernel(L) * (V.mH @ gV))
     if gL is not None:
-        weighted = weighted + torch.diag_embed(gL)
-    gA = V @ weighted @ V.mH
+        rotated = torch.addcmul(rotated, V, gL.unsqueeze(-2).to(V.dtype))
+    gA = rotated @ V.mH
     return (gA + gA.mH) / 2
 
 

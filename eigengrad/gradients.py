@@ -25,6 +25,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+FEW_TERMS = 32
+"""Up to here a series is summed by multiplications: faster than the closed form, and as accurate."""
+
 __all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
 
 
@@ -91,7 +94,7 @@ class PowerIteration:
         _check_count("PowerIteration", "iterations", self.iterations, least=1)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, minor_terms=self.iterations - 1, extra_major_term=True)
+        return _series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.iterations, smallest)
@@ -118,7 +121,7 @@ class Taylor:
         _check_count("Taylor", "degree", self.degree, least=0)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, minor_terms=self.degree + 1, extra_major_term=False)
+        return _series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.degree + 1, smallest)
@@ -147,12 +150,11 @@ class Clipped:
         _check_positive("Clipped", "max_magnitude", self.max_magnitude)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        row, column = _pairs(eigenvalues)
-        gap = column - row
-        tied = gap == 0
-        clamped = _reciprocal_except(gap, tied).clamp(-self.max_magnitude, self.max_magnitude)
-        above = torch.ones_like(gap).triu(1)
-        return torch.where(tied, self.max_magnitude * (above - above.mT), clamped)
+        gap = _gaps(eigenvalues)
+        limit = min(self.max_magnitude, torch.finfo(eigenvalues.dtype).max)
+        clamped = (gap * limit).abs() <= 1.0
+        above = gap.new_ones(gap.shape[-1], gap.shape[-1]).triu(1)
+        return torch.where(clamped, limit * (above - above.mT), _reciprocal_except(gap, clamped))
 
     def bound(self, smallest: float, largest: float) -> float:
         return self.max_magnitude
@@ -180,11 +182,11 @@ class Lorentzian:
         _check_positive("Lorentzian", "width", self.width)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        row, column = _pairs(eigenvalues)
         scale = _scale(eigenvalues)
-        distance = (column - row) / scale
+        distance = _gaps(eigenvalues) / scale
+        width = max(self.width, torch.finfo(eigenvalues.dtype).tiny)
         # d/(d^2 + w^2) in two divisions: the squares would underflow in float32.
-        hypotenuse = torch.hypot(distance, torch.full_like(distance, self.width))
+        hypotenuse = torch.hypot(distance, torch.full_like(distance, width))
         return distance / hypotenuse / hypotenuse / scale
 
     def bound(self, smallest: float, largest: float) -> float:
@@ -213,8 +215,7 @@ class Masked:
         _check_positive("Masked", "rtol", self.rtol)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        row, column = _pairs(eigenvalues)
-        gap = column - row
+        gap = _gaps(eigenvalues)
         return _reciprocal_except(gap, gap.abs() <= self.rtol * _scale(eigenvalues))
 
     def bound(self, smallest: float, largest: float) -> float:
@@ -242,6 +243,12 @@ def _diagonal(eigenvalues: Tensor) -> Tensor:
     return torch.eye(eigenvalues.shape[-1], dtype=torch.bool, device=eigenvalues.device)
 
 
+def _gaps(eigenvalues: Tensor) -> Tensor:
+    """``L[j] - L[i]``. The diagonal has no derivative: two huge ones that cancel would round all others away."""
+    row, column = _pairs(eigenvalues)
+    return (column - row).masked_fill(_diagonal(eigenvalues), 0.0)
+
+
 def _scale(eigenvalues: Tensor) -> Tensor:
     """``max abs(L)`` as ``(*, 1, 1)``, or 1 for a zero matrix, whose gaps are all zero whatever they are divided by."""
     if eigenvalues.shape[-1] == 0:
@@ -255,43 +262,73 @@ def _reciprocal_except(gap: Tensor, dropped: Tensor) -> Tensor:
     return torch.where(dropped, torch.inf, gap).reciprocal()
 
 
-def _series_kernel(eigenvalues: Tensor, *, minor_terms: int, extra_major_term: bool) -> Tensor:
-    """``S_m(r)/a`` where the row is the minor, ``-S_m(r)/a`` where it is the major, ``S_m(r) = sum_{k<m} r^k``.
+def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -> Tensor:
+    """``(1/a) sum_{k<major_terms} r^k`` where the column is the major, ``-(1/a) sum_{k<minor_terms} r^k`` elsewhere.
 
-    With ``extra_major_term``, the first of the two has m + 1 terms. The sums are geometric, ``(1 - r^m)/(1 - r)``,
-    evaluated so that neither difference cancels, in a number of operations that does not depend on m:
-
-    * ``1 - r = (a - b)/a``, where the subtraction is exact for floating-point neighbours;
-    * ``1 - abs(r)^m = -expm1(m log1p(-x))`` with ``x = 1 - abs(r)``, exact likewise: ``1 - r``, or for negative r
-      ``2 - (1 - r)``;
-    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value m at a tie and the
-      derivative there, where that of the quotient would cancel.
+    A few terms are summed by multiplications alone, many in closed form, at a cost that does not depend on T. Choices
+    are products with 0 and 1, since on a CPU ``torch.where`` costs as much as ten of them.
     """
     row, column = _pairs(eigenvalues)
     magnitude_row, magnitude_column = _pairs(eigenvalues.abs())
-    later = torch.ones_like(row * column, dtype=torch.bool).triu(1)
-    column_is_major = torch.where(magnitude_column == magnitude_row, later, magnitude_column > magnitude_row)
+    difference = magnitude_column - magnitude_row
 
-    # The signed 1/a, by which the sum is multiplied in the end. Zero for an a so small that the result would overflow.
-    negligible = eigenvalues.abs() < (minor_terms + 1) * torch.finfo(eigenvalues.dtype).tiny
+    # 1 where the column is the major, -1 where the row is, 0 on the diagonal; equal magnitudes go by the index.
+    ones = eigenvalues.new_ones(eigenvalues.shape[-1], eigenvalues.shape[-1])
+    side = difference.detach().sgn().mul(2.0).add_(ones.triu(1) - ones.tril(-1)).sgn_()
+    major = side.relu()
+    minor = major - side
+
+    # The signed 1/a: 0 for an a so small that T/a would overflow.
+    negligible = eigenvalues.abs() < float(max(major_terms, minor_terms)) * torch.finfo(eigenvalues.dtype).tiny
     inverse_row, inverse_column = _pairs(torch.where(negligible, torch.inf, eigenvalues).reciprocal())
-    inverse = torch.where(column_is_major, inverse_column, -inverse_row)
-    distance = (column - row) * inverse  # 1 - r, in [0, 2]
+    inverse = torch.addcmul(major * inverse_column, minor, inverse_row, value=-1)
 
-    if minor_terms < 2:
-        total, power = torch.full_like(distance, minor_terms), 1.0 - distance if minor_terms else 1.0
+    distance = (column - row) * inverse  # 1 - r, in [0, 2]; exact for floating-point neighbours
+    if max(major_terms, minor_terms) <= FEW_TERMS:
+        total, next_term = _sum_of_few(1.0 - distance, minor_terms)
+        if major_terms > minor_terms:
+            total = torch.addcmul(total, major, next_term)
     else:
-        # abs(r) is kept from 0, where its logarithm has no derivative; r^m has none to lose there.
-        limit = 1.0 - torch.finfo(eigenvalues.dtype).eps / 2
-        decay = torch.expm1(minor_terms * torch.log1p(-torch.minimum(distance, 2.0 - distance).clamp(0.0, limit)))
-        remainder = torch.where(distance > 1.0, 2.0 + decay, -decay) if minor_terms % 2 else -decay  # 1 - r^m
-        power = 1.0 - remainder
-        tied = distance < torch.finfo(eigenvalues.dtype).eps ** 0.5 / minor_terms
-        expansion = minor_terms - (0.5 * minor_terms * (minor_terms - 1)) * distance
-        total = torch.where(tied, expansion, remainder / torch.where(tied, 1.0, distance))
-    if extra_major_term:
-        total = total + column_is_major * power
-    return (total * inverse).masked_fill(_diagonal(eigenvalues), 0.0)
+        shortfall = side * difference * inverse.abs()  # 1 - abs(r)
+        total = _sum_of_many(distance, shortfall, major, major_terms, minor_terms)
+    return total * inverse
+
+
+def _sum_of_few(ratio: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """``S_m = sum_{k<m} r^k`` and ``r^m`` by the bits of m: ``S_2m = S_m + r^m S_m`` and ``S_(m+1) = S_m + r^m``.
+
+    Right at a tie with all derivatives, being a polynomial. The error is that of r, carried along: ``m/2`` roundings of
+    the sum at most, or of 1 where terms of alternating sign cancel.
+    """
+    if terms == 0:
+        return torch.zeros_like(ratio), torch.ones_like(ratio)
+    total, power = torch.ones_like(ratio), ratio
+    for bit in f"{terms:b}"[1:]:
+        total, power = torch.addcmul(total, total, power), power * power
+        if bit == "1":
+            total, power = total + power, power * ratio
+    return total, power
+
+
+def _sum_of_many(distance: Tensor, shortfall: Tensor, major: Tensor, major_terms: int, minor_terms: int) -> Tensor:
+    """``(1 - r^T)/(1 - r)`` for ``distance = 1 - r`` and ``shortfall = 1 - abs(r)``, so that no difference cancels.
+
+    * ``1 - abs(r)^T = -expm1(T log1p(-shortfall))``;
+    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value T at a tie and the
+      derivative there, where that of the quotient would cancel.
+    """
+    eps = torch.finfo(distance.dtype).eps
+    terms = float(minor_terms) + (float(major_terms) - float(minor_terms)) * major
+    decay = torch.expm1(terms * torch.log1p(-shortfall.clamp_max(1.0 - eps / 2)))  # abs(r)^T - 1, short of log(0)
+
+    sign = torch.sgn(1.0 - distance)  # of r; then of r^T
+    minor = 1.0 - major
+    sign = major * (sign if major_terms % 2 else 1.0) + minor * (sign if minor_terms % 2 else 1.0)
+    remainder = (1.0 - sign) - sign * decay  # 1 - r^T
+
+    order = (terms - 1.0) * distance
+    tied = torch.relu(torch.sgn(eps**0.5 - order))
+    return torch.lerp(remainder / (distance + tied), terms * (1.0 - 0.5 * order), tied)
 
 
 def _divide(numerator: float, denominator: float) -> float:

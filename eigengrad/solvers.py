@@ -95,7 +95,9 @@ class PowerIteration:
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         M = hermitian(A, UPLO)
         n = M.shape[-1]
-        starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, generator=self.generator)
+        # No generator is not the same as generator=None to torch.export with symbolic sizes (torch 2.13).
+        source = {} if self.generator is None else {"generator": self.generator}
+        starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, **source)
         values, vectors = [], []
         for stage in range(n):
             v = _normalise(starts[..., stage : stage + 1])
