@@ -25,7 +25,11 @@ def solve(A: Tensor, max_sweeps: int) -> tuple[Tensor, Tensor]:
     Raises:
         torch.linalg.LinAlgError: if a row needs more than ``max_sweeps`` sweeps.
     """
-    T, V = _tridiagonalise(A)
+    if A.shape[-1] == 0:
+        return A.new_empty(A.shape[:-1], dtype=A.real.dtype), A.clone()
+    largest = A.abs().amax(dim=(-2, -1), keepdim=True)  # LAPACK's complex QR gives NaN on entries near underflow
+    scale = torch.where(largest > 0, largest, 1.0)
+    T, V = _tridiagonalise(A / scale)
     for m in range(A.shape[-1] - 1, 0, -1):
         sweeps = 0
         while (active := _coupled(T, m)).any():
@@ -36,7 +40,7 @@ def solve(A: Tensor, max_sweeps: int) -> tuple[Tensor, Tensor]:
                 )
             _sweep(T, V, m, active)
             sweeps += 1
-    L, order = T.diagonal(dim1=-2, dim2=-1).real.sort(dim=-1)
+    L, order = (T.diagonal(dim1=-2, dim2=-1).real * scale[..., 0]).sort(dim=-1)
     return L, V.gather(-1, order.unsqueeze(-2).expand(V.shape)).contiguous()
 
 
@@ -58,7 +62,7 @@ def _tridiagonalise(A: Tensor) -> tuple[Tensor, Tensor]:
         reflector = _householder(T[..., k + 1 :, k])
         T = _reflect(_reflect(T, reflector, k + 1).mH, reflector, k + 1).mH
         Q = _reflect(Q.mH, reflector, k + 1).mH
-    return (T + T.mH) / 2, Q
+    return ((T + T.mH) / 2).triu(-1).tril(1), Q
 
 
 def _householder(x: Tensor) -> Tensor:

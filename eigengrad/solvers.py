@@ -95,6 +95,11 @@ class PowerIteration:
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         M = hermitian(A, UPLO)
         n = M.shape[-1]
+        if n == 0:
+            return M.new_empty(M.shape[:-1], dtype=M.real.dtype), M
+        largest = M.detach().abs().amax(dim=(-2, -1), keepdim=True)  # else norms of 1e30 overflow in float32
+        scale = torch.where(largest > 0, largest, 1.0)
+        M = M / scale
         # No generator is not the same as generator=None to torch.export with symbolic sizes (torch 2.13).
         source = {} if self.generator is None else {"generator": self.generator}
         starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, **source)
@@ -107,9 +112,7 @@ class PowerIteration:
             values.append((v.mH @ image).real[..., 0])
             vectors.append(v)
             M = M - image @ v.mH
-        if n == 0:
-            return M.new_empty(M.shape[:-1], dtype=M.real.dtype), M
-        L, order = torch.cat(values, dim=-1).sort(dim=-1)
+        L, order = (torch.cat(values, dim=-1) * scale[..., 0]).sort(dim=-1)
         V = torch.cat(vectors, dim=-1)
         return L, V.gather(-1, order.unsqueeze(-2).expand(V.shape))
 

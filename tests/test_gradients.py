@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import eigengrad as eg
+from eigengrad.gradients import FEW_TERMS
 
 ITERATIONS = (1, 2, 5, 19, 200, 10**6, 10**9)
 BOUNDED = [
@@ -99,8 +100,10 @@ def test_series_kernels_to_a_few_ulp(terms: int, dtype: torch.dtype) -> None:
         eg.PowerIteration(terms), lambda a, b: (series(terms, a, b), -series(terms - 1, a, b)), L, cancelling=True
     )
     taylor = largest_error(eg.Taylor(terms), antisymmetric(lambda a, b: series(terms + 1, a, b)), L, cancelling=True)
-    assert power_iteration < 4
-    assert taylor < 4
+    # A few terms are summed one by one, and carry along the rounding of r.
+    carried = terms if terms < FEW_TERMS else 0
+    assert power_iteration < 4 + carried
+    assert taylor < 4 + carried
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
