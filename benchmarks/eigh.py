@@ -1,4 +1,4 @@
-"""Cost of :func:`eigengrad.eigh` against ``torch.linalg.eigh``, forward plus backward: ``python benchmarks/eigh.py``."""
+"""Cost of :func:`eigengrad.eigh` against ``torch.linalg.eigh``, forward plus backward."""
 
 from collections.abc import Callable
 

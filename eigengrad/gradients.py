@@ -297,8 +297,8 @@ def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -
 def _sum_of_few(ratio: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """``S_m = sum_{k<m} r^k`` and ``r^m`` by the bits of m: ``S_2m = S_m + r^m S_m`` and ``S_(m+1) = S_m + r^m``.
 
-    Right at a tie with all derivatives, being a polynomial. The error is that of r, carried along: at most ``m`` roundings of
-    the sum, or of 1 where terms of alternating sign cancel.
+    Right at a tie with all derivatives, being a polynomial. The error is that of r, carried along: at most
+    ``m`` roundings of the sum, or of 1 where terms of alternating sign cancel.
     """
     if terms == 0:
         return torch.zeros_like(ratio), torch.ones_like(ratio)

@@ -37,7 +37,7 @@ def reproduce_table1(
 
     The arguments are those of ``eigengrad reproduce table1``; ``command`` is that command line, for the report.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=120)  # a table needs more than a pipe's default 80
+    console = Console() if sys.stdout.isatty() else Console(width=132)  # a table needs more than a pipe's default 80
     configs = recipes.table1(
         data=canonical_name(data),
         model=model or ("small" if data == "digits" else "resnet18"),

@@ -107,7 +107,7 @@ def as_rich(grid: Grid, title: str, caption: str) -> Table:
     """For the terminal; the paper's figures are dimmed."""
     table = Table(title=title, caption=caption, caption_justify="left")
     for index, column in enumerate(grid.columns):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index < 2)
     for row in grid.rows:
         table.add_row(*row.texts, style="dim" if row.from_paper else "", end_section=row.last_of_method)
     return table
