@@ -6,7 +6,7 @@ name: ``"auto"``, ``"eigh"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class PowerIteration:
         scale = torch.where(largest > 0, largest, 1.0)
         M = M / scale
         # No generator is not the same as generator=None to torch.export with symbolic sizes (torch 2.13).
-        source = {} if self.generator is None else {"generator": self.generator}
+        source: dict[str, Any] = {} if self.generator is None else {"generator": self.generator}
         starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, **source)
         values, vectors = [], []
         for stage in range(n):

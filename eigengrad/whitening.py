@@ -100,13 +100,13 @@ def whiten(
                 assert running_mean is not None and running_whitening is not None
                 centred = data - running_mean[block].to(dtype).view(-1, size, 1)
                 W = running_whitening[block, :size].to(dtype).view(-1, size, size)
-            outputs.append(_arrange_back(W @ centred, x[:, block].shape, size))
+            if weight is not None:  # on the small matrix, to spare a pass over the data
+                W = W * weight[block].to(dtype).view(-1, size, 1)
+            y = W @ centred
+            if bias is not None:
+                y = y + bias[block].to(dtype).view(-1, size, 1)
+            outputs.append(_arrange_back(y, x[:, block].shape, size))
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        per_channel = (channels,) + (1,) * (x.dim() - 2)
-        if weight is not None:
-            y = y * weight.to(dtype).view(per_channel)
-        if bias is not None:
-            y = y + bias.to(dtype).view(per_channel)
     return y.to(x.dtype)
 
 

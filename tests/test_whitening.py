@@ -215,3 +215,21 @@ def test_two_processes_are_one(sizes: list[int], tmp_path: object, generator: to
     """Unequal and empty batches included, gradients included."""
     x = mixed((16, 10, 3, 3), generator, torch.float32)
     torch.multiprocessing.spawn(synchronised, args=(f"{tmp_path}/rendezvous", x, sizes), nprocs=len(sizes))
+
+
+def test_affine(generator: torch.Generator) -> None:
+    """Scale and offset, in training and evaluation, with their gradients."""
+    x = mixed((16, 10, 3, 3), generator)
+    layer = eg.nn.ZCAWhitening(10, group_size=4, dtype=torch.float64)
+    nn.init.normal_(layer.weight, generator=generator)
+    nn.init.normal_(layer.bias, generator=generator)
+    per_channel = [p.view(10, 1, 1) for p in layer.parameters()]
+    G = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    for training in (True, False):
+        layer.train(training)
+        y = layer(x)
+        plain = eg.whiten(x, layer.running_mean, layer.running_whitening, training=training, momentum=0.0, group_size=4)
+        torch.testing.assert_close(y, plain * per_channel[0] + per_channel[1])
+        weight, bias = torch.autograd.grad(y, [layer.weight, layer.bias], G)
+        torch.testing.assert_close(weight, (G * plain).sum(dim=(0, 2, 3)))
+        torch.testing.assert_close(bias, G.sum(dim=(0, 2, 3)))
