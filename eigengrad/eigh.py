@@ -111,7 +111,7 @@ def pull_back(gradient: GradientRule, L: Tensor, V: Tensor, gL: Tensor | None, g
     if gL is not None:
         rotated = torch.addcmul(rotated, V, gL.unsqueeze(-2).to(V.dtype))
     gA = rotated @ V.mH
-    return (gA + gA.mH) / 2
+    return (gA + gA.mH).mul_(0.5)
 
 
 def push_forward(gradient: GradientRule, L: Tensor, V: Tensor, dA: Tensor) -> tuple[Tensor, Tensor]:

@@ -274,7 +274,7 @@ def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -
 
     # 1 where the column is the major, -1 where the row is, 0 on the diagonal; equal magnitudes go by the index.
     ones = eigenvalues.new_ones(eigenvalues.shape[-1], eigenvalues.shape[-1])
-    side = difference.detach().sgn().mul(2.0).add_(ones.triu(1) - ones.tril(-1)).sgn_()
+    side = difference.detach().sgn().mul_(2.0).add_(ones.triu(1) - ones.tril(-1)).sgn_()
     major = side.relu()
     minor = major - side
 

@@ -1,5 +1,7 @@
 """inv_sqrtm: values, and derivatives of every order where eigenvalues meet."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from spectra import hermitian, relative_error
@@ -64,6 +66,27 @@ def test_gradcheck(spectrum: str, dtype: torch.dtype, generator: torch.Generator
     assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True, check_rev_over_rev=True)
 
 
+@pytest.mark.parametrize("nest", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_third_derivative(dtype: torch.dtype, nest: Callable, generator: torch.Generator) -> None:
+    """Against the Taylor coefficients of ``X(t)`` in ``X(t) X(t) = (A + t B)^(-1)``, A being diagonal with a triple tie."""
+    x = torch.tensor([0.5, 0.5, 0.5, 0.25], dtype=torch.float64)
+    A = (x**-2).diag().to(dtype)
+    X, W = torch.randn(2, 4, 4, dtype=dtype, generator=generator)
+    B = X + X.mH
+    inverse, coefficients = [A.inverse()], [x.diag().to(dtype)]
+    for order in (1, 2, 3):
+        inverse.append(-inverse[-1] @ B @ inverse[0])
+        known = sum(coefficients[k] @ coefficients[order - k] for k in range(1, order))
+        coefficients.append((inverse[order] - known) / (x.unsqueeze(-1) + x))
+
+    def along(t: Tensor) -> Tensor:
+        return torch.linalg.vecdot(W.flatten(), eg.inv_sqrtm(A + t * B).flatten()).real
+
+    third = nest(nest(nest(along)))(torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(third, 6 * torch.linalg.vecdot(W.flatten(), coefficients[3].flatten()).real)
+
+
 def test_hessian_and_vmap(generator: torch.Generator) -> None:
     batch = torch.stack([positive(spectrum, torch.float64, generator) for spectrum in ("separated", "tie", "identity")])
 
@@ -74,7 +97,10 @@ def test_hessian_and_vmap(generator: torch.Generator) -> None:
     torch.testing.assert_close(torch.func.vmap(torch.func.hessian(loss))(batch), one_by_one)
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 1e-30), (torch.float64, 1e30), (torch.float32, 1e-18)])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float64, 1e-30), (torch.float64, 1e30), (torch.float32, 1e-20), (torch.float32, 1e20)],
+)
 def test_scales(dtype: torch.dtype, scale: float, generator: torch.Generator) -> None:
     """``f(c A) = c^(-1/2) f(A)``, and its gradient follows as ``c^(-3/2)``."""
     A = positive("tie", dtype, generator)
@@ -86,6 +112,29 @@ def test_scales(dtype: torch.dtype, scale: float, generator: torch.Generator) ->
         results.append((W.detach() * factor**0.5, torch.autograd.grad(W, scaled, G)[0] * factor**1.5))
     for actual, expected in zip(results[1], results[0], strict=True):
         assert relative_error(actual, expected) < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("solver", ["eigh", "svd", "qr", eg.solvers.PowerIteration(300)])
+def test_solvers(solver: str | eg.solvers.Solver, generator: torch.Generator) -> None:
+    A = positive("separated", torch.float64, generator)
+    torch.testing.assert_close(eg.inv_sqrtm(A, solver=solver), eg.inv_sqrtm(A), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="solver must be one of"):
+        eg.inv_sqrtm(A, solver="lapack")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_compile(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Forward and backward, at a tie and away from it."""
+    torch._dynamo.reset()
+    A = torch.stack([positive(spectrum, dtype, generator) for spectrum in ("separated", "identity")]).requires_grad_()
+    G = torch.randn(4, 4, dtype=dtype, generator=generator)
+    compiled = torch.compile(eg.inv_sqrtm, fullgraph=True, backend="aot_eager")(A)
+    expected = eg.inv_sqrtm(A)
+    torch.testing.assert_close(compiled, expected)
+    for actual, reference in zip(
+        *(torch.autograd.grad(W, A, G.expand(A.shape)) for W in (compiled, expected)), strict=True
+    ):
+        torch.testing.assert_close(actual, reference)
 
 
 def test_floor() -> None:
