@@ -56,10 +56,10 @@ def test_entries_near_underflow(solver: solvers.Solver, dtype: torch.dtype) -> N
     """Couplings of 1e-31 and below beside entries of 1, in float32: complex division must not make NaN of them."""
     tiny = torch.finfo(dtype).tiny
     for coupling in (tiny / 100, tiny, tiny * 1e5):
-        for values in ([1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [tiny, 0.0, 0.0]):
+        for values in ([1.0, 1.0, 1.0], [1.0, 0.0, 0.0]):
             A = diagonal(torch.tensor(values), dtype)
             A[2, 0] = A[0, 2] = coupling
-            check(solver, A + tiny * torch.eye(3) if isinstance(solver, solvers.SVD) else A)
+            check(solver, A)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 3), (0, 0), (2, 0, 0), (1, 4, 4), (2, 3, 4, 4), (2, 0, 4, 4)])
