@@ -71,10 +71,12 @@ def _householder(x: Tensor) -> Tensor:
     The largest entry scales ``x`` first: squares of 1e-30 would underflow in float32.
     """
     largest = x.abs().amax(-1, keepdim=True)
-    u = x / torch.where(largest > 0, largest, 1.0)
+    negligible = torch.finfo(x.dtype).tiny / torch.finfo(x.dtype).eps  # complex division fails near underflow
+    u = torch.where(largest > negligible, x, 0.0) / torch.where(largest > negligible, largest, 1.0)
     norm = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
     head = u[..., :1]
-    phase = torch.where(head == 0, torch.ones_like(head), head / head.abs())
+    small = head.abs() <= negligible
+    phase = torch.where(small, torch.ones_like(head), head / torch.where(small, 1.0, head.abs()))
     u = torch.cat([head + phase * norm, u[..., 1:]], dim=-1)
     length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
     return (u / torch.where(length > 0, length, 1.0)).unsqueeze(-1)
