@@ -73,6 +73,15 @@ def test_exact_is_torch(spectrum: str, UPLO: str, dtype: torch.dtype, generator:
     assert relative_error(gradient(loss, lambda A: eg.eigh(A, UPLO, gradient=eg.Exact()), A), expected) < 1e-10
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_gradient_is_hermitian(rule: eg.gradients.GradientRule, generator: torch.Generator) -> None:
+    """To the last bit, whatever the loss: a step along it keeps both triangles of A alike."""
+    A = hermitian(SPECTRA["separated"](5), torch.complex128, generator).requires_grad_()
+    _, V = eg.eigh(A, gradient=rule)
+    gA = torch.autograd.grad(V, A, torch.randn(5, 5, dtype=A.dtype, generator=generator))[0]
+    assert torch.equal(gA, gA.mH)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("solver", ["auto", "eigh"])
 @pytest.mark.parametrize("shape", [(0,), (1,), (4,), (0, 3), (2, 3, 5)])
