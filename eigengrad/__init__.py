@@ -6,7 +6,7 @@ Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
 from eigengrad import analysis, gradients, nn, solvers
 from eigengrad.eigh import eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
-from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
 from eigengrad.whitening import whiten
 
 __version__ = "0.1.0"
@@ -21,9 +21,15 @@ __all__ = [
     "Unrolled",
     "analysis",
     "eigh",
+    "expm",
     "gradients",
     "inv_sqrtm",
+    "logm",
+    "matrix_function",
     "nn",
+    "powm",
+    "projector",
     "solvers",
+    "sqrtm",
     "whiten",
 ]

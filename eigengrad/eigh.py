@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.gradients import GradientRule, PowerIteration, Unrolled
+from eigengrad.function import Function, hermitian_part
+from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
 __all__ = ["eigh"]
 
@@ -67,17 +68,12 @@ def eigh(
                 "use solver='power_iteration', or one of the gradient rules"
             )
         return torch.return_types.linalg_eigh(algorithm(A, UPLO))  # type: ignore[attr-defined]
-    if isinstance(gradient, type) or not isinstance(gradient, GradientRule):
-        raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
-    # Dynamo refuses a Function that defines jvp once gradients flow (torch 2.13), so it is given the one without.
-    function = _Eigh if torch.compiler.is_compiling() else _EighWithForwardMode
-    return torch.return_types.linalg_eigh(function.apply(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
+    check_rule(gradient)
+    return torch.return_types.linalg_eigh(_Eigh.call(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
 
 
-class _Eigh(torch.autograd.Function):
+class _Eigh(Function):
     """One function for every rule and every solver. Saves its outputs, so backward is differentiable in turn."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(A: Tensor, UPLO: str, gradient: GradientRule, solver: solvers.Solver) -> tuple[Tensor, Tensor]:
@@ -95,10 +91,8 @@ class _Eigh(torch.autograd.Function):
         L, V = ctx.saved_tensors
         return pull_back(ctx.gradient, L, V, gL, gV), None, None, None
 
-
-class _EighWithForwardMode(_Eigh):
     @staticmethod
-    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:
         L, V = ctx.saved_tensors
         return push_forward(ctx.gradient, L, V, dA)
 
@@ -116,5 +110,5 @@ def pull_back(gradient: GradientRule, L: Tensor, V: Tensor, gL: Tensor | None, g
 
 def push_forward(gradient: GradientRule, L: Tensor, V: Tensor, dA: Tensor) -> tuple[Tensor, Tensor]:
     """Tangents of the eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` from that of ``A (*, n, n)``."""
-    B = V.mH @ ((dA + dA.mH) / 2) @ V
+    B = V.mH @ hermitian_part(dA) @ V
     return B.diagonal(dim1=-2, dim2=-1).real, V @ (gradient.kernel(L) * B)

@@ -234,6 +234,12 @@ class Unrolled:
     """
 
 
+def check_rule(gradient: object) -> None:
+    """Raise ``TypeError`` unless ``gradient`` is a rule."""
+    if isinstance(gradient, type) or not isinstance(gradient, GradientRule):
+        raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
+
+
 def _pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
     """``L[i]`` as a column vector and ``L[j]`` as a row vector, ready to broadcast to ``(*, n, n)``."""
     return eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)

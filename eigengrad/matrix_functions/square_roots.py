@@ -1,25 +1,58 @@
-"""Functions of a Hermitian matrix, with derivatives that are exact where eigenvalues meet.
+"""Square roots: every derivative, of any order, by the equation that defines them.
 
-``f(A) = V f(L) V^H`` is smooth in ``A`` even where ``V`` is not, so none of these needs an eigenvector gradient, and
-none takes a rule. What happens at a tie is decided by algebra: the square root ``S`` satisfies ``S S = A``, hence
+The square root ``S`` of a positive definite matrix satisfies ``S S = A``, hence
 
     S dS + dS S = dA,
 
 a Lyapunov equation whose solution in the eigenbasis divides by ``s_i + s_j``, never by a difference. The adjoint of
 that solve is the same solve. A function whose derivative is composed of such solves and of products therefore has
-every derivative, of any order, right at ties.
+every derivative right where eigenvalues meet.
 
-Source of the first derivative: Daleckii and Krein, 1951; Higham, *Functions of Matrices*, 2008, chapters 3 and 6.
+Source: Higham, *Functions of Matrices*, 2008, chapter 6.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.function import Function, hermitian_part
 
-__all__ = ["inv_sqrtm"]
+__all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
+
+
+def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
+    r"""The square root ``A^(1/2)`` of Hermitian positive definite matrices.
+
+    In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`1/(s_i + s_j)`: exact at repeated
+    eigenvalues, to every order. Two zero eigenvalues have no derivative and give NaN gradients.
+
+    Args:
+        A: Hermitian positive semidefinite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
+        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is
+            known, as ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below
+            zero. The default of 0 takes negative ones for zero.
+        solver: as for :func:`eigengrad.eigh`.
+
+    Returns:
+        ``A^(1/2)``, Hermitian positive semidefinite.
+
+    Shape:
+        ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
+
+    Raises:
+        ValueError: if ``floor`` is negative; for an unknown solver.
+        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.sqrtm(4 * torch.eye(2))
+        tensor([[2., 0.],
+                [0., 2.]])
+    """
+    root, _ = _square_roots(A, floor, solver)
+    return root
 
 
 def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
@@ -31,9 +64,7 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
     Args:
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
-        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is
-            known, as ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below
-            zero. The default of 0 changes nothing for positive definite input.
+        floor: as for :func:`sqrtm`; its inverse square root bounds the result.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
@@ -52,23 +83,25 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
     """
-    if floor < 0:
-        raise ValueError(f"floor must not be negative, got {floor}")
-    _, inverse_root = _square_roots(A, floor, solvers.resolve(solver))
+    _, inverse_root = _square_roots(A, floor, solver)
     return inverse_root
 
 
-def _square_roots(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor]:
+def lyapunov(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
+    """The solution Y of ``S Y + Y S = B``, differentiable in S and B, for Hermitian S with decomposition ``s, V``."""
+    return _Lyapunov.call(S, B, s, V)
+
+
+def _square_roots(A: Tensor, floor: float, solver: str | solvers.Solver) -> tuple[Tensor, Tensor]:
     """``A^(1/2)`` and ``A^(-1/2)``: one decomposition, and each one's derivative is written in terms of both."""
-    function = _SquareRoots if torch.compiler.is_compiling() else _SquareRootsWithForwardMode
-    root, inverse_root, _, _ = function.apply(A, floor, solver)
+    if not floor >= 0:
+        raise ValueError(f"floor must not be negative, got {floor}")
+    root, inverse_root, _, _ = _SquareRoots.call(A, floor, solvers.resolve(solver))
     return root, inverse_root
 
 
-class _SquareRoots(torch.autograd.Function):
+class _SquareRoots(Function):
     """``A -> S, X`` with ``S S = A``, ``X S = I``; also ``s = eig(S)`` and ``V``, as constants, for Lyapunov solves."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,27 +123,17 @@ class _SquareRoots(torch.autograd.Function):
         # dX = -X dS X, so a cotangent of X is a cotangent of S.
         if gX is not None:
             gS = -X @ gX @ X if gS is None else gS - X @ gX @ X
-        return (None if gS is None else _lyapunov(S, gS, s, V)), None, None
+        return (None if gS is None else lyapunov(S, hermitian_part(gS), s, V)), None, None
 
-
-class _SquareRootsWithForwardMode(_SquareRoots):
     @staticmethod
-    def jvp(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:
         S, X, s, V = ctx.saved_tensors
-        dS = _lyapunov(S, dA, s, V)
+        dS = lyapunov(S, hermitian_part(dA), s, V)
         return dS, -X @ dS @ X, None, None
 
 
-def _lyapunov(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
-    """The Hermitian part of the solution Y of ``S Y + Y S = B``, differentiable in S and B; ``S = V diag(s) V^H``."""
-    function = _Lyapunov if torch.compiler.is_compiling() else _LyapunovWithForwardMode
-    return function.apply(S, (B + B.mH) / 2, s, V)
-
-
-class _Lyapunov(torch.autograd.Function):
-    """``S, B -> Y`` with ``S Y + Y S = B``, all Hermitian. ``s`` and ``V`` decompose S and carry no derivative."""
-
-    generate_vmap_rule = True
+class _Lyapunov(Function):
+    """``S, B -> Y`` with ``S Y + Y S = B``. ``s`` and ``V`` decompose S and carry no derivative."""
 
     @staticmethod
     def forward(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
@@ -125,12 +148,10 @@ class _Lyapunov(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
         S, Y, s, V = ctx.saved_tensors
-        gB = _lyapunov(S, gY, s, V)
-        return -(gB @ Y + Y @ gB), gB, None, None
+        gB = lyapunov(S, gY, s, V)
+        return -(gB @ Y.mH + Y.mH @ gB), gB, None, None
 
-
-class _LyapunovWithForwardMode(_Lyapunov):
     @staticmethod
-    def jvp(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
+    def push_forward(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
         S, Y, s, V = ctx.saved_tensors
-        return _lyapunov(S, dB - dS @ Y - Y @ dS, s, V)
+        return lyapunov(S, dB - dS @ Y - Y @ dS, s, V)

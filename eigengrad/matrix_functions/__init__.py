@@ -1,0 +1,14 @@
+"""Functions of a Hermitian matrix, with derivatives that are exact where eigenvalues meet.
+
+``f(A) = V f(L) V^H`` is smooth in ``A`` even where ``V`` is not, so these need no eigenvector gradient. Two mechanisms
+decide what happens at a tie, both by algebra:
+
+* an equation that the function satisfies, solved for its derivative (``square_roots``, ``projectors``): of every order;
+* divided differences that do not cancel (``spectral``, ``divided_differences``): first and second order.
+"""
+
+from eigengrad.matrix_functions.projectors import projector
+from eigengrad.matrix_functions.spectral import expm, logm, matrix_function, powm
+from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
+
+__all__ = ["expm", "inv_sqrtm", "logm", "matrix_function", "powm", "projector", "sqrtm"]

@@ -1,0 +1,184 @@
+"""Divided differences of scalar functions, without cancellation.
+
+The derivative of ``f(A) = V f(L) V^H`` is a product with the first divided differences of f at the eigenvalues, and the
+second derivative is a sum over the second ones:
+
+    f[x, y] = (f(x) - f(y)) / (x - y),    f[x, y, z] = (f[x, y] - f[y, z]) / (x - z).
+
+Where arguments meet they are derivatives, ``f[x, x] = f'(x)`` and ``f[x, x, x] = f''(x)/2``; near there the quotients
+lose digits. Each function below therefore states ``first`` in a form that subtracts nothing but the arguments, which is
+exact where they are close, and has ``second`` by its Taylor series where three arguments are close.
+
+Source: Higham, *Functions of Matrices*, 2008, appendix B.16; Daleckii and Krein, 1951.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Custom", "Exponential", "Logarithm", "Power", "ScalarFunction"]
+
+RADIUS = 0.125
+"""Three arguments within this distance of the middle one, relative to the function's own scale, count as close."""
+
+
+class ScalarFunction(Protocol):
+    """A function of one real variable with its divided differences; all arguments broadcast."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``f(x)``."""
+        ...
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        """``f[x, y]``, which is ``f'(x)`` where ``x == y``."""
+        ...
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """``f[x, y, z]``, which is ``f''(x)/2`` where all are equal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """``exp(x)``; ``f[x, y] = exp(high) (1 - exp(-d))/d``, d being the distance."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.exp()
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        high, distance = torch.maximum(x, y), (x - y).abs()
+        return high.exp() * torch.where(distance == 0, 1.0, -torch.expm1(-distance) / distance)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        low, middle, high = _sorted(x, y, z)
+        coefficients = [1 / math.factorial(k) for k in range(2, 2 + _terms(x.dtype))]
+        series = middle.exp() * _close(coefficients, high - middle, low - middle)
+        return torch.where(high - low < RADIUS, series, _quotient(self.first, low, middle, high))
+
+
+@dataclass(frozen=True)
+class Logarithm:
+    """``log(x)``; ``f[x, y] = log1p(d/low)/d``, d being the distance."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.log()
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        distance = (x - y).abs()
+        return torch.where(distance == 0, 1 / x, _log_ratio(x, y) / distance)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        low, middle, high = _sorted(x, y, z)
+        coefficients = [(-1) ** (k + 1) / k for k in range(2, 2 + _terms(x.dtype))]
+        series = _close(coefficients, (high - middle) / middle, (low - middle) / middle) / middle / middle
+        return torch.where(high - low < RADIUS * middle, series, _quotient(self.first, low, middle, high))
+
+
+@dataclass(frozen=True)
+class Power:
+    """``x ** p`` for positive x; ``f[x, y] = low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``, d the distance.
+
+    Args:
+        exponent: p.
+    """
+
+    exponent: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x**self.exponent
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        p = self.exponent
+        low, high, distance = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs()
+        logarithm = p * _log_ratio(x, y)
+        difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)
+        return torch.where(distance == 0, p * x ** (p - 1), difference / distance)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        low, middle, high = _sorted(x, y, z)
+        p, coefficients = self.exponent, [self.exponent * (self.exponent - 1) / 2]
+        for k in range(2, 1 + _terms(x.dtype)):  # the binomials "p over k + 1"
+            coefficients.append(coefficients[-1] * (p - k) / (k + 1))
+        series = middle ** (p - 2) * _close(coefficients, (high - middle) / middle, (low - middle) / middle)
+        return torch.where(high - low < RADIUS * middle, series, _quotient(self.first, low, middle, high))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A user's function and its first divided difference; the second is by autograd where the quotient cancels.
+
+    There ``f[x, y, z]`` is the mean of ``df[t, y]/dt`` over t between x and z, by Gauss and Legendre's rule: where the
+    quotient loses digits the function is smooth on that interval, or f had no second derivative to begin with.
+
+    Args:
+        function: f.
+        divided_difference: ``f[x, y]``, with a derivative that is right where ``x == y``.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    divided_difference: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.divided_difference(x, y)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        low, middle, high = _sorted(x, y, z)
+        upper, lower = self.first(high, middle), self.first(low, middle)
+        cancels = (upper - lower).abs() < (upper.abs() + lower.abs()) / 32
+        mean = torch.zeros_like(middle)
+        for node, weight in _GAUSS_LEGENDRE:
+            at = low + (0.5 + 0.5 * node) * (high - low)
+            pull_back = torch.func.vjp(lambda t: self.first(t, middle), at)[1]  # forward mode would not nest
+            mean = mean + 0.5 * weight * pull_back(torch.ones_like(at))[0]
+        return torch.where(cancels | (high == low), mean, (upper - lower) / (high - low))
+
+
+_GAUSS_LEGENDRE = (
+    (0.0, 128 / 225),
+    (math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, (322 + 13 * math.sqrt(70)) / 900),
+    (-math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, (322 + 13 * math.sqrt(70)) / 900),
+    (math.sqrt(5 + 2 * math.sqrt(10 / 7)) / 3, (322 - 13 * math.sqrt(70)) / 900),
+    (-math.sqrt(5 + 2 * math.sqrt(10 / 7)) / 3, (322 - 13 * math.sqrt(70)) / 900),
+)
+"""Nodes in [-1, 1] and weights of the rule with five nodes, exact for polynomials of degree nine."""
+
+
+def _log_ratio(x: Tensor, y: Tensor) -> Tensor:
+    """``log(high/low)`` for positive x and y; by way of square roots, whose ratio does not overflow."""
+    low, high = torch.minimum(x, y).sqrt(), torch.maximum(x, y).sqrt()
+    return 2 * torch.log1p((x - y).abs() / (low + high) / low)
+
+
+def _sorted(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    below, above = torch.minimum(x, y), torch.maximum(x, y)
+    return torch.minimum(below, z), torch.maximum(below, torch.minimum(above, z)), torch.maximum(above, z)
+
+
+def _quotient(first: Callable[[Tensor, Tensor], Tensor], low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
+    return (first(high, middle) - first(middle, low)) / (high - low)
+
+
+def _terms(dtype: torch.dtype) -> int:
+    """Terms of the series below: ``(k+1) RADIUS^k`` falls under the rounding error."""
+    return 20 if dtype == torch.float64 else 10
+
+
+def _close(coefficients: list[float], above: Tensor, below: Tensor) -> Tensor:
+    """``sum_k coefficients[k] h_k``, with ``h_k = sum_i above^i below^(k-i)``: the Taylor series of ``f[x, y, z]``.
+
+    For a center c with ``f(c + u) = sum_k a_k u^k``, each power contributes its own divided difference; that of
+    ``u^(k+2)`` at ``above``, 0 and ``below`` is ``h_k``, and ``coefficients[k]`` is ``a_(k+2)``.
+    """
+    total, homogeneous, power = torch.zeros_like(above), torch.ones_like(above), torch.ones_like(above)
+    for coefficient in coefficients:
+        total = total + coefficient * homogeneous
+        power = power * below
+        homogeneous = above * homogeneous + power
+    return total

@@ -1,0 +1,166 @@
+"""Spectral projectors: the derivative sees the gap at the cut, and no other.
+
+The projector ``P = U U^H`` on the span of some eigenvectors commutes with ``A``. With ``Q = I - P``, its derivative is
+``dP = X + X^H``, where ``X = Q X P`` solves the Sylvester equation
+
+    X A - A X = Q dA P,
+
+whose solution in the eigenbasis divides by ``l_j - l_i`` with i dropped and j kept: the gaps at the cut.
+Differentiating the equation itself gives another of the same kind,
+
+    dX = Z + [X, dP],    Z A - A Z = Q (dB + [B, dP] + [dA, X]) P,
+
+so that every derivative, of any order, is right where eigenvalues meet on one side of the cut. A gradient rule replaces
+``1/(l_j - l_i)`` by its weight K, wherever and as often as it occurs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigengrad import solvers
+from eigengrad.function import Function, hermitian_part
+from eigengrad.gradients import GradientRule, PowerIteration, check_rule
+
+__all__ = ["columns_of", "projector"]
+
+Choice = Callable[[Tensor], Tensor]
+"""From ascending eigenvalues ``(*, n)`` to booleans: which ones to keep."""
+
+
+def projector(
+    A: Tensor,
+    k: int | slice | Choice,
+    *,
+    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    solver: str | solvers.Solver = "auto",
+) -> Tensor:
+    """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
+
+    It depends on no sign, no phase and no basis chosen among the kept eigenvectors, so a loss of it is well defined.
+    Only the gaps between a kept and a dropped eigenvalue matter to its derivative, and only there the rule applies.
+
+    Args:
+        A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        k: how many of the largest eigenvalues to keep, from 0 to n; or a slice of the ascending spectrum, such as
+            ``slice(0, 2)`` for the two smallest; or a function from the ascending eigenvalues ``(*, n)`` to booleans,
+            such as ``lambda L: L > 0``.
+        gradient: a rule. With :class:`eigengrad.Exact` every derivative is exact, and unbounded as the gap at the cut
+            closes.
+        solver: as for :func:`eigengrad.eigh`.
+
+    Returns:
+        ``P``, Hermitian, with ``P P = P`` and trace k.
+
+    Shape:
+        ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
+
+    Raises:
+        TypeError: if ``k`` is none of these; if ``gradient`` is no rule.
+        ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
+        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.projector(torch.tensor([1.0, 5.0, 5.0]).diag(), 2)
+        tensor([[0., 0., 0.],
+                [0., 1., 0.],
+                [0., 0., 1.]])
+    """
+    check_rule(gradient)
+    P, _, _ = _Projector.call(A, k, gradient, solvers.resolve(solver))
+    return P
+
+
+def _mask(L: Tensor, k: int | slice | Choice) -> Tensor:
+    """Which of the ascending eigenvalues ``(*, n)`` are kept, as booleans that broadcast to them."""
+    if callable(k):
+        chosen = k(L)
+        if chosen.dtype != torch.bool:
+            raise TypeError(f"k must return a tensor of booleans, got {chosen.dtype}")
+        return chosen
+    index = torch.arange(L.shape[-1], device=L.device)
+    columns = columns_of(L.shape[-1], k)
+    return (index >= columns.start) & (index < columns.stop)
+
+
+def columns_of(n: int, k: int | slice) -> slice:
+    """The slice of an ascending spectrum of size n that ``k`` names: the k largest, or a slice as it is."""
+    if isinstance(k, slice):
+        if k.step not in (None, 1):
+            raise ValueError(f"k must be a slice without a step, got {k}")
+        start, stop, _ = k.indices(n)
+        return slice(start, max(start, stop))
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int or a slice, got {k!r} of type {type(k).__name__}")
+    if not 0 <= k <= n:
+        raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
+    return slice(n - k, n)
+
+
+def _sylvester(A: Tensor, P: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    return _Sylvester.call(A, P, B, W, V)
+
+
+class _Projector(Function):
+    """``A -> P``; also V, and ``W[i, j] = K[i, j]`` for i dropped and j kept, 0 elsewhere, both as constants."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, k: int | slice | Choice, gradient: GradientRule, solver: solvers.Solver
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        L, V = solver(A)
+        kept = _mask(L, k)
+        W = torch.where(~kept.unsqueeze(-1) & kept.unsqueeze(-2), gradient.kernel(L), 0.0)
+        return (V * kept.unsqueeze(-2)) @ V.mH, W, V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        P, W, V = output
+        ctx.mark_non_differentiable(W, V)
+        ctx.save_for_backward(inputs[0], P, W, V)
+        ctx.save_for_forward(inputs[0], P, W, V)
+
+    @staticmethod
+    def backward(ctx: Any, gP: Tensor, *_: None) -> tuple[Tensor, None, None, None]:
+        A, P, W, V = ctx.saved_tensors
+        return hermitian_part(_sylvester(A, P, gP + gP.mH, W, V)), None, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        A, P, W, V = ctx.saved_tensors
+        X = _sylvester(A, P, hermitian_part(dA), W, V)
+        return X + X.mH, None, None
+
+
+class _Sylvester(Function):
+    """``A, P, B -> X = Q X P`` with ``X A - A X = Q B P``. ``W`` and ``V`` solve it and carry no derivative."""
+
+    @staticmethod
+    def forward(A: Tensor, P: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+        return V @ (W * (V.mH @ B @ V)) @ V.mH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        A, P, B, W, V = inputs
+        ctx.save_for_backward(A, P, B, output, W, V)
+        ctx.save_for_forward(A, P, B, output, W, V)
+
+    @staticmethod
+    def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        A, P, B, X, W, V = ctx.saved_tensors
+        gB = _sylvester(A, P, gX, W, V)
+        gA = hermitian_part(_commutator(gB, X.mH))
+        return gA, _commutator(B.mH, gB) + _commutator(X.mH, gX), gB, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, dP: Tensor, dB: Tensor, *_: None) -> Tensor:
+        A, P, B, X, W, V = ctx.saved_tensors
+        right = dB + _commutator(B, dP) + _commutator(hermitian_part(dA), X)
+        return _sylvester(A, P, right, W, V) + _commutator(X, dP)
+
+
+def _commutator(X: Tensor, Y: Tensor) -> Tensor:
+    return X @ Y - Y @ X
