@@ -4,7 +4,7 @@ Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
 """
 
 from eigengrad import analysis, gradients, nn, solvers
-from eigengrad.eigh import eigh
+from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
 from eigengrad.whitening import whiten
@@ -31,5 +31,6 @@ __all__ = [
     "projector",
     "solvers",
     "sqrtm",
+    "topk_eigh",
     "whiten",
 ]

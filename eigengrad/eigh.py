@@ -9,7 +9,7 @@ from eigengrad import solvers
 from eigengrad.function import Function, hermitian_part
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
-__all__ = ["eigh"]
+__all__ = ["columns_of", "eigh", "topk_eigh"]
 
 
 def eigh(
@@ -18,6 +18,7 @@ def eigh(
     *,
     gradient: GradientRule | Unrolled = PowerIteration(),  # noqa: B008 (a frozen value)
     solver: str | solvers.Solver = "auto",
+    B: Tensor | None = None,
 ) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
     r"""Eigenvalues and eigenvectors of Hermitian matrices, differentiable where eigenvalues meet.
 
@@ -39,6 +40,8 @@ def eigh(
             inverse square root, prefer :mod:`eigengrad.matrix_functions`, which need no rule.
         solver: ``"auto"``, ``"eigh"``, ``"svd"`` (positive semidefinite input), ``"qr"``, ``"power_iteration"``, or an
             object of :mod:`eigengrad.solvers`.
+        B: Hermitian positive definite matrices for the generalised problem ``A v = l B v``, which is differentiated in
+            A and in B. Eigenvectors then satisfy ``V^H B V = I``. The same triangle is read.
 
     Returns:
         A named tuple ``(eigenvalues, eigenvectors)``, as torch's.
@@ -50,7 +53,8 @@ def eigh(
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one.
         ValueError: for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN; or if ``B`` is not positive
+            definite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -60,6 +64,8 @@ def eigh(
         >>> bool(A.grad.isfinite().all())
         True
     """
+    if B is not None:
+        return _generalised(A, B, UPLO, gradient, solver)
     algorithm = solvers.resolve(solver)
     if isinstance(gradient, Unrolled):
         if not algorithm.differentiable:
@@ -70,6 +76,73 @@ def eigh(
         return torch.return_types.linalg_eigh(algorithm(A, UPLO))  # type: ignore[attr-defined]
     check_rule(gradient)
     return torch.return_types.linalg_eigh(_Eigh.call(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
+
+
+def topk_eigh(
+    A: Tensor,
+    k: int | slice,
+    *,
+    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    solver: str | solvers.Solver = "auto",
+) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
+    """The k largest eigenvalues and their eigenvectors, with a backward pass at the cost of k.
+
+    As a slice of :func:`eigh`, whose gradient this is; but the products of the backward pass have k columns, not n.
+    (The forward pass finds all eigenvectors, of which the gradient of each is made.) For a function of the subspace
+    that they span, prefer :func:`eigengrad.projector`.
+
+    Args:
+        A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        k: how many of the largest eigenvalues, from 0 to n; or a slice of the ascending spectrum, such as
+            ``slice(0, 2)`` for the two smallest.
+        gradient: a rule.
+        solver: as for :func:`eigh`.
+
+    Returns:
+        A named tuple ``(eigenvalues, eigenvectors)``, ascending.
+
+    Shape:
+        ``A (*, n, n)``, eigenvalues ``(*, k)``, eigenvectors ``(*, n, k)``. Empty batches and ``n = 0`` are legal.
+
+    Raises:
+        TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule.
+        ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
+        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.topk_eigh(torch.tensor([3.0, 1.0, 2.0]).diag(), 2).eigenvalues
+        tensor([2., 3.])
+    """
+    check_rule(gradient)
+    values, vectors, _, _ = _TopK.call(A, columns_of(A.shape[-1], k), gradient, solvers.resolve(solver))
+    return torch.return_types.linalg_eigh((values, vectors))  # type: ignore[attr-defined]
+
+
+def columns_of(n: int, k: int | slice) -> slice:
+    """The slice of an ascending spectrum of size n that ``k`` names: the k largest, or a slice as it is."""
+    if isinstance(k, slice):
+        if k.step not in (None, 1):
+            raise ValueError(f"k must be a slice without a step, got {k}")
+        start, stop, _ = k.indices(n)
+        return slice(start, max(start, stop))
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int or a slice, got {k!r} of type {type(k).__name__}")
+    if not 0 <= k <= n:
+        raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
+    return slice(n - k, n)
+
+
+def _generalised(
+    A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: str | solvers.Solver
+) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
+    """``A v = l B v`` with ``B = G G^H`` is an ordinary problem for ``G^-1 A G^-H``, whose vectors are ``G^H v``."""
+    G = torch.linalg.cholesky(solvers.hermitian(B, UPLO))
+    half = torch.linalg.solve_triangular(G, solvers.hermitian(A, UPLO), upper=False)
+    ordinary = hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
+    L, V = eigh(ordinary, gradient=gradient, solver=solver)
+    V = torch.linalg.solve_triangular(G.mH, V, upper=True)
+    return torch.return_types.linalg_eigh((L, V))  # type: ignore[attr-defined]
 
 
 class _Eigh(Function):
@@ -97,14 +170,56 @@ class _Eigh(Function):
         return push_forward(ctx.gradient, L, V, dA)
 
 
-def pull_back(gradient: GradientRule, L: Tensor, V: Tensor, gL: Tensor | None, gV: Tensor | None) -> Tensor | None:
-    """Cotangent of ``A (*, n, n)`` from those of the eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``."""
+class _TopK(Function):
+    """Some eigenvalues and eigenvectors; after them all of both, which second derivatives need."""
+
+    @staticmethod
+    def forward(
+        A: Tensor, columns: slice, gradient: GradientRule, solver: solvers.Solver
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        L, V = solver(A)
+        return L[..., columns].clone(), V[..., columns].clone(), L, V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.columns, ctx.gradient, _ = inputs
+        _, _, L, V = output
+        ctx.save_for_backward(L, V)
+        ctx.save_for_forward(L, V)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, gL_some: Tensor | None, gV_some: Tensor | None, gL: Tensor | None, gV: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None]:
+        L, V = ctx.saved_tensors
+        some = pull_back(ctx.gradient, L, V, gL_some, gV_some, ctx.columns)
+        rest = pull_back(ctx.gradient, L, V, gL, gV)
+        return (some if rest is None else rest if some is None else some + rest), None, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
+        L, V = ctx.saved_tensors
+        dL, dV = push_forward(ctx.gradient, L, V, dA)
+        return dL[..., ctx.columns].clone(), dV[..., ctx.columns].clone(), dL, dV
+
+
+def pull_back(
+    gradient: GradientRule,
+    L: Tensor,
+    V: Tensor,
+    gL: Tensor | None,
+    gV: Tensor | None,
+    columns: slice = slice(None),
+) -> Tensor | None:
+    """Cotangent of ``A (*, n, n)`` from those of some eigenvalues ``(*, k)`` and eigenvectors ``(*, n, k)``."""
+    U = V[..., columns]
     if gV is None:
-        return None if gL is None else (V * gL.unsqueeze(-2)) @ V.mH
-    rotated = V @ (gradient.kernel(L) * (V.mH @ gV))
+        return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
+    rotated = V @ (gradient.kernel(L)[..., columns] * (V.mH @ gV))
     if gL is not None:
-        rotated = torch.addcmul(rotated, V, gL.unsqueeze(-2).to(V.dtype))
-    gA = rotated @ V.mH
+        rotated = torch.addcmul(rotated, U, gL.unsqueeze(-2).to(V.dtype))
+    gA = rotated @ U.mH
     return (gA + gA.mH).mul_(0.5)
 
 

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.eigh import columns_of
 from eigengrad.function import Function, hermitian_part
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
-__all__ = ["columns_of", "projector"]
+__all__ = ["projector"]
 
 Choice = Callable[[Tensor], Tensor]
 """From ascending eigenvalues ``(*, n)`` to booleans: which ones to keep."""
@@ -84,20 +85,6 @@ def _mask(L: Tensor, k: int | slice | Choice) -> Tensor:
     index = torch.arange(L.shape[-1], device=L.device)
     columns = columns_of(L.shape[-1], k)
     return (index >= columns.start) & (index < columns.stop)
-
-
-def columns_of(n: int, k: int | slice) -> slice:
-    """The slice of an ascending spectrum of size n that ``k`` names: the k largest, or a slice as it is."""
-    if isinstance(k, slice):
-        if k.step not in (None, 1):
-            raise ValueError(f"k must be a slice without a step, got {k}")
-        start, stop, _ = k.indices(n)
-        return slice(start, max(start, stop))
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int or a slice, got {k!r} of type {type(k).__name__}")
-    if not 0 <= k <= n:
-        raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
-    return slice(n - k, n)
 
 
 def _sylvester(A: Tensor, P: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
