@@ -7,6 +7,8 @@ from eigengrad import analysis, gradients, nn, solvers
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
+from eigengrad.polar import polar, procrustes
+from eigengrad.svd import svd
 from eigengrad.whitening import whiten
 
 __version__ = "0.1.0"
@@ -27,10 +29,13 @@ __all__ = [
     "logm",
     "matrix_function",
     "nn",
+    "polar",
     "powm",
+    "procrustes",
     "projector",
     "solvers",
     "sqrtm",
+    "svd",
     "topk_eigh",
     "whiten",
 ]

@@ -87,9 +87,12 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
     return inverse_root
 
 
-def lyapunov(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
-    """The solution Y of ``S Y + Y S = B``, differentiable in S and B, for Hermitian S with decomposition ``s, V``."""
-    return _Lyapunov.call(S, B, s, V)
+def lyapunov(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    """The solution Y of ``S Y + Y S = B`` for Hermitian S, differentiable in S and B.
+
+    ``V`` are the eigenvectors of S and ``W[i, j] = 1/(s_i + s_j)``; both count as constants.
+    """
+    return _Lyapunov.call(S, B, W, V)
 
 
 def _square_roots(A: Tensor, floor: float, solver: str | solvers.Solver) -> tuple[Tensor, Tensor]:
@@ -101,57 +104,58 @@ def _square_roots(A: Tensor, floor: float, solver: str | solvers.Solver) -> tupl
 
 
 class _SquareRoots(Function):
-    """``A -> S, X`` with ``S S = A``, ``X S = I``; also ``s = eig(S)`` and ``V``, as constants, for Lyapunov solves."""
+    """``A -> S, X`` with ``S S = A``, ``X S = I``; also W and V of :func:`lyapunov`, as constants."""
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         L, V = solver(A)
         s = L.clamp_min(floor).sqrt()
-        return (V * s.unsqueeze(-2)) @ V.mH, (V / s.unsqueeze(-2)) @ V.mH, s, V
+        W = (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
+        return (V * s.unsqueeze(-2)) @ V.mH, (V / s.unsqueeze(-2)) @ V.mH, W, V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, s, V = output
-        ctx.mark_non_differentiable(s, V)
+        _, _, W, V = output
+        ctx.mark_non_differentiable(W, V)
         ctx.save_for_backward(*output)
         ctx.save_for_forward(*output)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, gS: Tensor | None, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
-        S, X, s, V = ctx.saved_tensors
+        S, X, W, V = ctx.saved_tensors
         # dX = -X dS X, so a cotangent of X is a cotangent of S.
         if gX is not None:
             gS = -X @ gX @ X if gS is None else gS - X @ gX @ X
-        return (None if gS is None else lyapunov(S, hermitian_part(gS), s, V)), None, None
+        return (None if gS is None else lyapunov(S, hermitian_part(gS), W, V)), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:
-        S, X, s, V = ctx.saved_tensors
-        dS = lyapunov(S, hermitian_part(dA), s, V)
+        S, X, W, V = ctx.saved_tensors
+        dS = lyapunov(S, hermitian_part(dA), W, V)
         return dS, -X @ dS @ X, None, None
 
 
 class _Lyapunov(Function):
-    """``S, B -> Y`` with ``S Y + Y S = B``. ``s`` and ``V`` decompose S and carry no derivative."""
+    """``S, B -> Y`` with ``S Y + Y S = B``. ``W`` and ``V`` solve it and carry no derivative."""
 
     @staticmethod
-    def forward(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
-        return V @ ((V.mH @ B @ V) / (s.unsqueeze(-1) + s.unsqueeze(-2))) @ V.mH
+    def forward(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+        return V @ (W * (V.mH @ B @ V)) @ V.mH
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        S, _, s, V = inputs
-        ctx.save_for_backward(S, output, s, V)
-        ctx.save_for_forward(S, output, s, V)
+        S, _, W, V = inputs
+        ctx.save_for_backward(S, output, W, V)
+        ctx.save_for_forward(S, output, W, V)
 
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        S, Y, s, V = ctx.saved_tensors
-        gB = lyapunov(S, gY, s, V)
+        S, Y, W, V = ctx.saved_tensors
+        gB = lyapunov(S, gY, W, V)
         return -(gB @ Y.mH + Y.mH @ gB), gB, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
-        S, Y, s, V = ctx.saved_tensors
-        return lyapunov(S, dB - dS @ Y - Y @ dS, s, V)
+        S, Y, W, V = ctx.saved_tensors
+        return lyapunov(S, dB - dS @ Y - Y @ dS, W, V)
