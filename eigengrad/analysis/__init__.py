@@ -1,0 +1,15 @@
+"""Diagnostics: what a spectrum does to gradients, what a rule would do about it, and whether a loss is well defined."""
+
+from eigengrad.analysis.gauge import GaugeDependence, gauge_dependence
+from eigengrad.analysis.inspection import Inspection, inspect
+from eigengrad.analysis.iterations import gradient_bound, iterations_for, remainder
+
+__all__ = [
+    "GaugeDependence",
+    "Inspection",
+    "gauge_dependence",
+    "gradient_bound",
+    "inspect",
+    "iterations_for",
+    "remainder",
+]
