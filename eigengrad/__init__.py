@@ -3,7 +3,7 @@
 Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
 """
 
-from eigengrad import analysis, gradients, nn, solvers
+from eigengrad import analysis, gradients, nn, solvers, testing
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
@@ -36,6 +36,7 @@ __all__ = [
     "solvers",
     "sqrtm",
     "svd",
+    "testing",
     "topk_eigh",
     "whiten",
 ]
