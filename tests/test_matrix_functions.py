@@ -1,164 +1,240 @@
-"""inv_sqrtm: values, and derivatives of every order where eigenvalues meet."""
+"""Matrix functions: values and derivatives against arithmetic of many digits, at every gap and scale, ties included."""
 
 from collections.abc import Callable
 
+import oracle
 import pytest
 import torch
-from spectra import hermitian, relative_error
+from spectra import diagonal, hermitian, relative_error, symmetrised
 from torch import Tensor
 
 import eigengrad as eg
 
+MatrixFunction = Callable[[Tensor], Tensor]
+
+
+def cube_root(A: Tensor) -> Tensor:
+    """A function of the user's own, its divided difference free of cancellation."""
+
+    def divided_difference(x: Tensor, y: Tensor) -> Tensor:
+        a, b = x ** (1 / 3), y ** (1 / 3)
+        return 1 / (a * a + a * b + b * b)
+
+    return eg.matrix_function(A, lambda x: x ** (1 / 3), divided_difference)
+
+
+FUNCTIONS: dict[str, MatrixFunction] = {
+    "sqrtm": eg.sqrtm,
+    "inv_sqrtm": eg.inv_sqrtm,
+    "logm": eg.logm,
+    "expm": eg.expm,
+    "powm": lambda A: eg.powm(A, 0.3),
+    "powm -1.7": lambda A: eg.powm(A, -1.7),
+    "powm 3": lambda A: eg.powm(A, 3),
+    "powm -2": lambda A: eg.powm(A, -2),
+    "matrix_function": cube_root,
+}
 SPECTRA = {
     "separated": [0.3, 1.0, 2.5, 4.0],
     "tie": [0.5, 0.5, 2.0, 3.0],
     "triple": [0.7, 2.0, 2.0, 2.0],
     "identity": [1.5, 1.5, 1.5, 1.5],
     "cluster": [1.0, 1.0 + 1e-9, 1.0 + 2e-9, 3.0],
-    "wide": [1e-4, 1e-4, 1.0, 50.0],
 }
+REAL_AND_COMPLEX = (torch.float64, torch.complex128)
 
 
 def positive(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     return hermitian(torch.tensor(SPECTRA[spectrum], dtype=torch.float64), dtype, generator)
 
 
-def closed_form(A: Tensor, G: Tensor) -> Tensor:
-    """Daleckii and Krein's cotangent, in the dtype of A."""
-    L, V = torch.linalg.eigh(A)
-    s = L.sqrt()
-    product, total = s.unsqueeze(-1) * s.unsqueeze(-2), s.unsqueeze(-1) + s.unsqueeze(-2)
-    return V @ (-(V.mH @ ((G + G.mH) / 2) @ V) / (product * total)) @ V.mH
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_value_and_gradient(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
-    A = positive(spectrum, dtype, generator).requires_grad_()
-    W = eg.inv_sqrtm(A)
-    torch.testing.assert_close(W @ A @ W, torch.eye(4, dtype=dtype), rtol=0, atol=1e-10)
-    G = torch.randn(4, 4, dtype=dtype, generator=generator)
-    gradient = torch.autograd.grad(W, A, G)[0]
-    assert relative_error(gradient, closed_form(A.detach(), G)) < 1e-11
-
-
-@pytest.mark.parametrize("spectrum", SPECTRA)
-def test_float32_gradient(spectrum: str, generator: torch.Generator) -> None:
-    """As accurate as the input's own rounding allows: an error of eps in A moves the gradient by eps * condition."""
-    wide = positive(spectrum, torch.float64, generator)
-    A = wide.float().requires_grad_()
-    G = torch.randn(4, 4, dtype=torch.float64, generator=generator)
-    gradient = torch.autograd.grad(eg.inv_sqrtm(A), A, G.float())[0]
-    condition = SPECTRA[spectrum][-1] / SPECTRA[spectrum][0]
-    assert relative_error(gradient.double(), closed_form(A.detach().double(), G)) < 1e-6 * condition
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("spectrum", ["separated", "tie", "triple", "identity"])
-def test_gradcheck(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Finite differences are valid at ties: the function is smooth there. First and second order, both modes."""
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradgradcheck(name: str, spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Finite differences are valid at ties: the functions are smooth there. First and second order, both modes."""
     A = positive(spectrum, dtype, generator).requires_grad_()
 
     def function(X: Tensor) -> Tensor:
-        return eg.inv_sqrtm((X + X.mH) / 2)
+        return FUNCTIONS[name](symmetrised(X))
 
     assert torch.autograd.gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True, check_rev_over_rev=True)
 
 
-@pytest.mark.parametrize("outermost", [torch.func.jacfwd, torch.func.jacrev])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_third_derivative(dtype: torch.dtype, outermost: Callable, generator: torch.Generator) -> None:
-    """Against the Taylor coefficients of ``X`` in ``X(t) X(t) = (A + t B)^(-1)``, at a triple tie.
+@pytest.mark.parametrize(
+    ("dtype", "scales", "limit"),
+    [
+        (torch.float64, (1e-100, 1.0, 1e100), 1e-13),
+        (torch.complex128, (1e-100, 1e100), 1e-13),
+        (torch.float32, (1e-15, 1.0, 1e15), 2e-6),
+        (torch.complex64, (1e-15, 1e15), 2e-6),
+    ],
+)
+@pytest.mark.parametrize("name", oracle.scalar_functions())
+def test_accuracy(
+    name: str, dtype: torch.dtype, scales: tuple[float, ...], limit: float, generator: torch.Generator
+) -> None:
+    """Value and gradient at a condition of 10, every gap and every scale (of the exponential: one)."""
+    for scale in scales if name != "expm" else (1.0,):
+        for gap in (1.0, 1e-2, 1e-5, 1e-8, 1e-12, 0.0):
+            L = torch.tensor([1, 1 + gap, 1 + 2 * gap, 5, 10], dtype=torch.float64)
+            if name == "expm":
+                L = L.log()  # so that what is computed has the condition of 10
+            for A in (hermitian(L * scale, dtype, generator), diagonal(L * scale, dtype)):
+                A.requires_grad_()
+                G = torch.randn(5, 5, dtype=dtype, generator=generator)
+                wide = torch.complex128 if dtype.is_complex else torch.float64
+                value, gradient = oracle.value_and_gradient(name, A.detach().to(wide), G.to(wide))
+                actual = FUNCTIONS[name](A)
+                assert relative_error(actual, value) < limit
+                size = gradient.abs().max()  # its square may not be a number
+                assert relative_error(torch.autograd.grad(actual, A, G)[0].to(wide) / size, gradient / size) < limit
 
-    Forward mode once only: nested, torch 2.13 returns zeros through any autograd.Function (pytorch issue 197867).
-    """
-    x = torch.tensor([0.5, 0.5, 0.5, 0.25], dtype=torch.float64)
-    A = (x**-2).diag().to(dtype)
-    X, W = torch.randn(2, 4, 4, dtype=dtype, generator=generator)
-    B = X + X.mH
-    inverse, coefficients = [A.inverse()], [x.diag().to(dtype)]
-    for order in (1, 2, 3):
-        inverse.append(-inverse[-1] @ B @ inverse[0])
-        known = sum(coefficients[k] @ coefficients[order - k] for k in range(1, order))
-        coefficients.append((inverse[order] - known) / (x.unsqueeze(-1) + x))
 
-    def along(t: Tensor) -> Tensor:
-        return torch.linalg.vecdot(W.flatten(), eg.inv_sqrtm(A + t * B).flatten()).real
-
-    third = outermost(torch.func.jacrev(torch.func.jacrev(along)))(torch.zeros((), dtype=torch.float64))
-    torch.testing.assert_close(third, 6 * torch.linalg.vecdot(W.flatten(), coefficients[3].flatten()).real)
+@pytest.mark.parametrize("name", oracle.scalar_functions())
+def test_condition(name: str, generator: torch.Generator) -> None:
+    """Ill-conditioned input: within ten units of rounding times the condition."""
+    for condition in (1e3, 1e6, 1e9):
+        L = torch.logspace(0, torch.tensor(condition).log10(), 5).double()
+        A = hermitian(L if name != "expm" else L.log(), torch.float64, generator).requires_grad_()
+        G = torch.randn(5, 5, dtype=torch.float64, generator=generator)
+        _, gradient = oracle.value_and_gradient(name, A.detach(), G)
+        error = relative_error(torch.autograd.grad(FUNCTIONS[name](A), A, G)[0], gradient)
+        assert error < 10 * torch.finfo(torch.float64).eps * condition
 
 
-def test_hessian_and_vmap(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("spectrum", ["separated", "tie"])
+def test_real_embedding(name: str, spectrum: str, generator: torch.Generator) -> None:
+    """A complex Hermitian matrix is the real symmetric ``[[Re, -Im], [Im, Re]]``, in value and gradient."""
+
+    def embed(A: Tensor) -> Tensor:
+        return torch.cat([torch.cat([A.real, -A.imag], -1), torch.cat([A.imag, A.real], -1)], -2)
+
+    A = positive(spectrum, torch.complex128, generator).requires_grad_()
+    R = embed(A.detach()).requires_grad_()
+    G = torch.randn(4, 4, dtype=A.dtype, generator=generator)
+    actual, expected = FUNCTIONS[name](A), FUNCTIONS[name](R)
+    torch.testing.assert_close(embed(actual), expected)
+    gradients = torch.autograd.grad(actual, A, G)[0], torch.autograd.grad(expected, R, embed(G))[0]
+    torch.testing.assert_close(embed(symmetrised(gradients[0])), symmetrised(gradients[1]))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_hessian_and_vmap(name: str, generator: torch.Generator) -> None:
     batch = torch.stack([positive(spectrum, torch.float64, generator) for spectrum in ("separated", "tie", "identity")])
 
     def loss(A: Tensor) -> Tensor:
-        return (eg.inv_sqrtm((A + A.mT) / 2) ** 3).sum()
+        return (FUNCTIONS[name](symmetrised(A)) ** 3).sum()
 
     one_by_one = torch.stack([torch.autograd.functional.hessian(loss, A) for A in batch])
     torch.testing.assert_close(torch.func.vmap(torch.func.hessian(loss))(batch), one_by_one)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "scale"),
-    [(torch.float64, 1e-30), (torch.float64, 1e30), (torch.float32, 1e-20), (torch.float32, 1e20)],
-)
-def test_scales(dtype: torch.dtype, scale: float, generator: torch.Generator) -> None:
-    """``f(c A) = c^(-1/2) f(A)``, and its gradient follows as ``c^(-3/2)``."""
-    A = positive("tie", dtype, generator)
-    G = torch.randn(4, 4, dtype=dtype, generator=generator)
-    results = []
-    for factor in (1.0, scale):
-        scaled = (A * factor).requires_grad_()
-        W = eg.inv_sqrtm(scaled)
-        results.append((W.detach() * factor**0.5, torch.autograd.grad(W, scaled, G)[0] * factor**1.5))
-    for actual, expected in zip(results[1], results[0], strict=True):
-        assert relative_error(actual, expected) < 100 * torch.finfo(dtype).eps
+@pytest.mark.parametrize("outermost", [torch.func.jacfwd, torch.func.jacrev])
+@pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
+@pytest.mark.parametrize("name", ["sqrtm", "inv_sqrtm"])
+def test_third_derivative(name: str, dtype: torch.dtype, outermost: Callable, generator: torch.Generator) -> None:
+    """Against the Taylor coefficients of ``X`` in ``X(t) X(t) = A + t B``, or its inverse, at a triple tie.
+
+    Forward mode once only: nested, torch 2.13 returns zeros through any autograd.Function (pytorch issue 197867).
+    """
+    x = torch.tensor([0.5, 0.5, 0.5, 0.25], dtype=torch.float64)
+    A = (x ** (2 if name == "sqrtm" else -2)).diag().to(dtype)
+    X, W = torch.randn(2, 4, 4, dtype=dtype, generator=generator)
+    B = X + X.mH
+    square, coefficients = [A if name == "sqrtm" else A.inverse()], [x.diag().to(dtype)]
+    for order in (1, 2, 3):
+        inverse = -square[-1] @ B @ square[0]
+        square.append(inverse if name == "inv_sqrtm" else B if order == 1 else torch.zeros_like(B))
+        known = sum(coefficients[k] @ coefficients[order - k] for k in range(1, order))
+        coefficients.append((square[order] - known) / (x.unsqueeze(-1) + x))
+
+    def along(t: Tensor) -> Tensor:
+        return torch.linalg.vecdot(W.flatten(), FUNCTIONS[name](A + t * B).flatten()).real
+
+    third = outermost(torch.func.jacrev(torch.func.jacrev(along)))(torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(third, 6 * torch.linalg.vecdot(W.flatten(), coefficients[3].flatten()).real)
+
+
+@pytest.mark.parametrize("name", ["logm", "expm", "powm", "matrix_function"])
+def test_third_derivative_is_refused(name: str) -> None:
+    """An error, not a wrong number."""
+
+    def along(t: Tensor) -> Tensor:
+        return FUNCTIONS[name](torch.eye(2) * (2 + t)).sum()
+
+    second = torch.func.grad(torch.func.grad(along))
+    assert second(torch.zeros(())).isfinite()
+    with pytest.raises(NotImplementedError, match="of any order: sqrtm, inv_sqrtm"):
+        torch.func.grad(second)(torch.zeros(()))
+
+
+def test_values_at_the_edge_of_the_domain() -> None:
+    """As the scalar functions do: zero has a root, an infinite logarithm, and negative numbers have neither."""
+    A = torch.tensor([0.0, 1.0]).double().diag()
+    torch.testing.assert_close(eg.sqrtm(A), A)
+    assert eg.sqrtm(-A).isfinite().all()  # negative eigenvalues count as zero
+    for function in (eg.inv_sqrtm, eg.logm, lambda A: eg.powm(A, -0.3)):
+        assert not function(A).isfinite().all()
+    assert eg.logm(-torch.eye(2)).isnan().all()
+    torch.testing.assert_close(eg.powm(-torch.eye(2), 3), -torch.eye(2))  # integer powers need no sign
+
+
+def test_powers_are_those_of_the_other_functions(generator: torch.Generator) -> None:
+    A = positive("tie", torch.float64, generator)
+    torch.testing.assert_close(eg.powm(A, 0.5), eg.sqrtm(A), rtol=0, atol=0)
+    torch.testing.assert_close(eg.powm(A, -0.5), eg.inv_sqrtm(A), rtol=0, atol=0)
+    torch.testing.assert_close(eg.powm(A, 0), torch.eye(4).double())
+    torch.testing.assert_close(eg.expm(0.3 * eg.logm(A)), eg.powm(A, 0.3))
+
+
+@pytest.mark.parametrize("function", [eg.sqrtm, eg.inv_sqrtm])
+def test_floor(function: Callable[..., Tensor]) -> None:
+    """An eigenvalue that rounding pushed below zero counts as the floor."""
+    A = torch.tensor([-1e-9, 1.0]).double().diag()
+    expected = torch.tensor([1e-2, 1.0]).double() ** (1 if function is eg.sqrtm else -1)
+    torch.testing.assert_close(function(A, floor=1e-4), expected.diag())
+    assert torch.autograd.functional.jacobian(lambda A: function(A, floor=1e-4), A).isfinite().all()
+    with pytest.raises(ValueError, match="floor must not be negative, got -1"):
+        function(A, floor=-1)
 
 
 @pytest.mark.parametrize("solver", ["eigh", "svd", "qr", eg.solvers.PowerIteration(300)])
-def test_solvers(solver: str | eg.solvers.Solver, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("function", [eg.sqrtm, eg.inv_sqrtm, eg.logm, eg.expm])
+def test_solvers(function: Callable[..., Tensor], solver: str | eg.solvers.Solver, generator: torch.Generator) -> None:
     A = positive("separated", torch.float64, generator)
-    torch.testing.assert_close(eg.inv_sqrtm(A, solver=solver), eg.inv_sqrtm(A), rtol=0, atol=1e-10)
+    torch.testing.assert_close(function(A, solver=solver), function(A), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="solver must be one of"):
-        eg.inv_sqrtm(A, solver="lapack")
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-def test_compile(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Forward and backward, at a tie and away from it."""
-    torch._dynamo.reset()
-    A = torch.stack([positive(spectrum, dtype, generator) for spectrum in ("separated", "identity")]).requires_grad_()
-    G = torch.randn(4, 4, dtype=dtype, generator=generator)
-    compiled = torch.compile(eg.inv_sqrtm, fullgraph=True, backend="aot_eager")(A)
-    expected = eg.inv_sqrtm(A)
-    torch.testing.assert_close(compiled, expected)
-    for actual, reference in zip(
-        *(torch.autograd.grad(W, A, G.expand(A.shape)) for W in (compiled, expected)), strict=True
-    ):
-        torch.testing.assert_close(actual, reference)
-
-
-def test_floor() -> None:
-    """An eigenvalue that rounding pushed below zero counts as the floor."""
-    A = torch.tensor([-1e-9, 1.0]).double().diag()
-    assert eg.inv_sqrtm(A).isnan().any()
-    torch.testing.assert_close(eg.inv_sqrtm(A, floor=1e-4), torch.tensor([100.0, 1.0]).double().diag())
-    with pytest.raises(ValueError, match="floor must not be negative, got -1"):
-        eg.inv_sqrtm(A, floor=-1)
+        function(A, solver="lapack")
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (1, 1), (0, 3, 3), (2, 0, 0), (2, 3, 2, 2)])
-def test_shapes(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_shapes(name: str, shape: tuple[int, ...]) -> None:
     A = (4 * torch.eye(shape[-1])).expand(shape).clone().requires_grad_()
-    W = eg.inv_sqrtm(A)
-    torch.testing.assert_close(W, 0.5 * torch.eye(shape[-1]).expand(shape))
-    assert torch.autograd.grad(W.sum(), A)[0].shape == shape
+    value = FUNCTIONS[name](A)
+    expected = FUNCTIONS[name](torch.full((1, 1), 4.0)) * torch.eye(shape[-1])
+    torch.testing.assert_close(value, expected.expand(shape))
+    gradient = torch.autograd.grad(value.sum(), A, create_graph=True)[0]
+    assert gradient.shape == shape
+    assert torch.autograd.grad(gradient.sum(), A)[0].shape == shape
 
 
-def test_one_bad_matrix_spoils_no_other(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("name", ["sqrtm", "inv_sqrtm", "logm", "powm"])
+def test_one_bad_matrix_spoils_no_other(name: str, generator: torch.Generator) -> None:
     A = torch.stack([positive("tie", torch.float64, generator), torch.zeros(4, 4).double()]).requires_grad_()
-    gradient = torch.autograd.grad(eg.inv_sqrtm(A).sum(), A)[0]
+    gradient = torch.autograd.grad(FUNCTIONS[name](A).sum(), A)[0]
     assert gradient[0].isfinite().all()
     assert not gradient[1].isfinite().all()
+
+
+def test_errors() -> None:
+    A = torch.eye(2)
+    with pytest.raises(TypeError, match=r"exponent must be a number.*use expm\(p \* logm\(A\)\)"):
+        eg.powm(A, torch.tensor(0.3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="exponent must be finite, got inf"):
+        eg.powm(A, float("inf"))
+    with pytest.raises(TypeError, match="divided_difference must be a function of tensors, got None"):
+        eg.matrix_function(A, torch.exp, None)  # type: ignore[arg-type]

@@ -6,7 +6,11 @@ The square root ``S`` of a positive definite matrix satisfies ``S S = A``, hence
 
 a Lyapunov equation whose solution in the eigenbasis divides by ``s_i + s_j``, never by a difference. The adjoint of
 that solve is the same solve. A function whose derivative is composed of such solves and of products therefore has
-every derivative right where eigenvalues meet.
+every derivative right where eigenvalues meet. For the inverse square root ``X`` the equation is
+
+    X dX + dX X = -X X dA X X,
+
+solved in one step with the weights ``-1/(s_i s_j (s_i + s_j))``; products with X would lose digits.
 
 Source: Higham, *Functions of Matrices*, 2008, chapter 6.
 """
@@ -51,8 +55,8 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
         tensor([[2., 0.],
                 [0., 2.]])
     """
-    root, _ = _square_roots(A, floor, solver)
-    return root
+    S, _, _ = _SquareRoot.call(A, _checked(floor), solvers.resolve(solver))
+    return S
 
 
 def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
@@ -83,8 +87,8 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
     """
-    _, inverse_root = _square_roots(A, floor, solver)
-    return inverse_root
+    X, _, _ = _InverseSquareRoot.call(A, _checked(floor), solvers.resolve(solver))
+    return X
 
 
 def lyapunov(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
@@ -95,45 +99,41 @@ def lyapunov(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
     return _Lyapunov.call(S, B, W, V)
 
 
-def _square_roots(A: Tensor, floor: float, solver: str | solvers.Solver) -> tuple[Tensor, Tensor]:
-    """``A^(1/2)`` and ``A^(-1/2)``: one decomposition, and each one's derivative is written in terms of both."""
+def _checked(floor: float) -> float:
     if not floor >= 0:
         raise ValueError(f"floor must not be negative, got {floor}")
-    root, inverse_root, _, _ = _SquareRoots.call(A, floor, solvers.resolve(solver))
-    return root, inverse_root
+    return floor
 
 
-class _SquareRoots(Function):
-    """``A -> S, X`` with ``S S = A``, ``X S = I``; also W and V of :func:`lyapunov`, as constants."""
+def _reciprocal_sums(s: Tensor) -> Tensor:
+    return (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
+
+
+class _SquareRoot(Function):
+    """``A -> S`` with ``S S = A``; also W and V of :func:`lyapunov`, as constants."""
 
     @staticmethod
-    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
         L, V = solver(A)
         s = L.clamp_min(floor).sqrt()
-        W = (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
-        return (V * s.unsqueeze(-2)) @ V.mH, (V / s.unsqueeze(-2)) @ V.mH, W, V
+        return (V * s.unsqueeze(-2)) @ V.mH, _reciprocal_sums(s), V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, W, V = output
+        S, W, V = output
         ctx.mark_non_differentiable(W, V)
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
-        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(S, W, V)
+        ctx.save_for_forward(S, W, V)
 
     @staticmethod
-    def backward(ctx: Any, gS: Tensor | None, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
-        S, X, W, V = ctx.saved_tensors
-        # dX = -X dS X, so a cotangent of X is a cotangent of S.
-        if gX is not None:
-            gS = -X @ gX @ X if gS is None else gS - X @ gX @ X
-        return (None if gS is None else lyapunov(S, hermitian_part(gS), W, V)), None, None
+    def backward(ctx: Any, gS: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        S, W, V = ctx.saved_tensors
+        return lyapunov(S, hermitian_part(gS), W, V), None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, None, None]:
-        S, X, W, V = ctx.saved_tensors
-        dS = lyapunov(S, hermitian_part(dA), W, V)
-        return dS, -X @ dS @ X, None, None
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        S, W, V = ctx.saved_tensors
+        return lyapunov(S, hermitian_part(dA), W, V), None, None
 
 
 class _Lyapunov(Function):
@@ -159,3 +159,61 @@ class _Lyapunov(Function):
     def push_forward(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
         S, Y, W, V = ctx.saved_tensors
         return lyapunov(S, dB - dS @ Y - Y @ dS, W, V)
+
+
+class _InverseSquareRoot(Function):
+    """``A -> X`` with ``X A X = I``; also ``x``, the eigenvalues of X, and V, as constants."""
+
+    @staticmethod
+    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
+        L, V = solver(A)
+        x = L.clamp_min(floor).rsqrt()
+        return (V * x.unsqueeze(-2)) @ V.mH, x, V
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        X, x, V = output
+        ctx.mark_non_differentiable(x, V)
+        ctx.save_for_backward(X, x, V)
+        ctx.save_for_forward(X, x, V)
+
+    @staticmethod
+    def backward(ctx: Any, gX: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        X, x, V = ctx.saved_tensors
+        return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+        X, x, V = ctx.saved_tensors
+        return _InverseRootDerivative.call(X, hermitian_part(dA), x, V), None, None
+
+
+class _InverseRootDerivative(Function):
+    """``X, B -> Y`` with ``X Y + Y X = -X X B X X``, all Hermitian. ``x`` and ``V`` solve it, without a derivative."""
+
+    @staticmethod
+    def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
+        square = x * x
+        W = -_reciprocal_sums(x) * square.unsqueeze(-1) * square.unsqueeze(-2)
+        return V @ (W * (V.mH @ B @ V)) @ V.mH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        X, B, x, V = inputs
+        ctx.save_for_backward(X, B, output, x, V)
+        ctx.save_for_forward(X, B, output, x, V)
+
+    @staticmethod
+    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        X, B, Y, x, V = ctx.saved_tensors
+        gY = hermitian_part(gY)
+        Z = lyapunov(X, gY, _reciprocal_sums(x), V)
+        half = Z @ Y + Z @ X @ X @ B @ X + X @ Z @ X @ X @ B
+        return -(half + half.mH), _InverseRootDerivative.call(X, gY, x, V), None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dX: Tensor, dB: Tensor, *_: None) -> Tensor:
+        X, B, Y, x, V = ctx.saved_tensors
+        half = dX @ Y + (dX @ X + X @ dX) @ B @ X @ X
+        dY = lyapunov(X, half + half.mH, _reciprocal_sums(x), V)
+        return _InverseRootDerivative.call(X, dB, x, V) - dY
