@@ -39,7 +39,7 @@ SPECTRA: Mapping[str, Callable[[int], Tensor]] = MappingProxyType(
         "one_large": lambda n: torch.cat([torch.full((max(n - 1, 0),), 1e-14), torch.ones(min(n, 1))]).double(),
         "tie": lambda n: _pairs(n) / max(n, 1),
         "cluster": lambda n: 1 + 1e-9 * torch.arange(n).double(),
-        "rank_deficient": lambda n: (_steps(n) - 1 - n // 2).clamp_min(0) / max(n, 1),
+        "rank_deficient": lambda n: (_steps(n) - n // 2).clamp_min(0) / max(n, 1),
         "indefinite": lambda n: _steps(n) * _signs(n) / max(n, 1),
         "mirrored": lambda n: _pairs(n) * _signs(n) / max(n, 1),
     }

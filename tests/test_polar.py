@@ -1,0 +1,141 @@
+"""polar and procrustes: finite differences at ties, the fit against brute force, reflections, degenerate points."""
+
+import pytest
+import torch
+from spectra import relative_error
+from torch import Tensor
+
+import eigengrad as eg
+
+VALUES = {"separated": [3.0, 1.7, 0.6], "tie": [2.0, 0.5, 0.5], "all tied": [2.0, 2.0, 2.0]}
+
+
+def matrix(values: list[float], m: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    k = min(m, n)
+    U, V = (torch.linalg.qr(torch.randn(size, size, dtype=dtype, generator=generator))[0][:, :k] for size in (m, n))
+    return (U * torch.tensor(values[:k], dtype=torch.float64)) @ V.mH
+
+
+def rotations(count: int, generator: torch.Generator) -> Tensor:
+    Q = torch.linalg.qr(torch.randn(count, 3, 3, dtype=torch.float64, generator=generator))[0]
+    return Q * torch.linalg.det(Q)[:, None, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (4, 3), (3, 5), (1, 1), (2, 1)])
+@pytest.mark.parametrize("values", VALUES)
+def test_polar(values: str, m: int, n: int, side: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    A = matrix(VALUES[values], m, n, dtype, generator).requires_grad_()
+
+    def function(A: Tensor) -> tuple[Tensor, Tensor]:
+        return eg.polar(A, side=side)
+
+    U, H = function(A)
+    torch.testing.assert_close(U @ H if side == "right" else H @ U, A)
+    torch.testing.assert_close(U.mH @ U if m >= n else U @ U.mH, torch.eye(min(m, n), dtype=dtype))
+    assert torch.linalg.eigvalsh(H).min() > -1e-14
+    assert torch.autograd.gradcheck(function, A, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-15), (torch.float32, 1e15), (torch.float64, 1e-100)])
+def test_polar_scales(dtype: torch.dtype, scale: float, generator: torch.Generator) -> None:
+    A = matrix(VALUES["tie"], 4, 3, torch.float64, generator).to(dtype)
+    G = torch.randn(4, 3, dtype=dtype, generator=generator)
+    gradients = []
+    for factor in (1.0, scale):
+        scaled = (A * factor).requires_grad_()
+        gradients.append(torch.autograd.grad(eg.polar(scaled).unitary, scaled, G)[0] * factor)
+    assert relative_error(gradients[1], gradients[0]) < 100 * torch.finfo(dtype).eps
+
+
+def test_undetermined_part_gets_no_gradient() -> None:
+    A = torch.diag(torch.tensor([1.0, 0.0, 0.0])).requires_grad_()
+    gradient = torch.autograd.grad(eg.polar(A).unitary[1, 2], A)[0]
+    assert torch.equal(gradient, torch.zeros(3, 3))
+    assert torch.autograd.grad(eg.polar(A).unitary[0, 1], A)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("reflection", [False, True])
+def test_procrustes_recovers(reflection: bool, generator: torch.Generator) -> None:
+    X = torch.randn(4, 7, 3, dtype=torch.float64, generator=generator)
+    R = rotations(4, generator)
+    if reflection:
+        R = -R
+    t, c = torch.randn(4, 3, dtype=torch.float64, generator=generator), torch.tensor([0.1, 1.0, 2.0, 30.0]).double()
+    Y = c[:, None, None] * X @ R.mT + t.unsqueeze(-2)
+    fit = eg.procrustes(X, Y, scaling=True, reflection=reflection)
+    torch.testing.assert_close(fit.rotation, R)
+    torch.testing.assert_close(fit.translation, t)
+    torch.testing.assert_close(fit.scale, c)
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_procrustes_is_the_best_rotation(scaling: bool, generator: torch.Generator) -> None:
+    """Where the best orthogonal matrix is a reflection: no rotation of many, nor one close by, fits better."""
+    X = torch.randn(9, 3, dtype=torch.float64, generator=generator)
+    Y = X * torch.tensor([1.0, 1.0, -1.0]) + 0.1 * torch.randn(9, 3, dtype=torch.float64, generator=generator)
+    w = torch.rand(9, dtype=torch.float64, generator=generator)
+    fit = eg.procrustes(X, Y, weights=w, scaling=scaling)
+    torch.testing.assert_close(torch.linalg.det(fit.rotation), torch.tensor(1.0).double())
+
+    def cost(R: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        residual = c[..., None, None] * X @ R.mT + t.unsqueeze(-2) - Y
+        return (w * residual.square().sum(-1)).sum(-1)
+
+    best = cost(*fit)
+    near = fit.rotation @ (torch.eye(3) + 0.01 * torch.randn(500, 3, 3, dtype=torch.float64, generator=generator))
+    near = eg.polar(near).unitary
+    for R in (rotations(2000, generator), near):
+        mean = w @ X / w.sum(), w @ Y / w.sum()
+        t = mean[1] - fit.scale * (R @ mean[0])
+        assert (cost(R, t, fit.scale) >= best - 1e-12).all()
+    for change in (0.999, 1.001):
+        assert not scaling or cost(fit.rotation, fit.translation, fit.scale * change) > best
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_procrustes_gradcheck(mirrored: bool, generator: torch.Generator) -> None:
+    X, noise = torch.randn(2, 2, 6, 3, dtype=torch.float64, generator=generator)
+    Y = X * torch.tensor([1.0, 1.0, -1.0 if mirrored else 1.0]) + 0.1 * noise
+    w = torch.rand(2, 6, dtype=torch.float64, generator=generator)
+    inputs = tuple(tensor.detach().requires_grad_() for tensor in (X, Y, w))
+
+    def function(X: Tensor, Y: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        return eg.procrustes(X, Y, weights=w, scaling=True)
+
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_procrustes_of_degenerate_points(rank: int, generator: torch.Generator) -> None:
+    """Points in a plane determine a rotation, those on a line or in one place do not: gradients stay finite."""
+    X = torch.zeros(5, 3)
+    X[:, :rank] = torch.randn(5, rank, generator=generator)
+    X.requires_grad_()
+    fit = eg.procrustes(X, X.detach() + 1)
+    torch.testing.assert_close(torch.linalg.det(fit.rotation), torch.tensor(1.0))
+    gradient = torch.autograd.grad((fit.rotation * torch.randn(3, 3, generator=generator)).sum(), X)[0]
+    assert gradient.isfinite().all()
+    assert gradient.any() == (rank > 0)
+
+
+def test_errors() -> None:
+    X = torch.randn(4, 3)
+    with pytest.raises(ValueError, match="side must be 'right' or 'left', got 'top'"):
+        eg.polar(X, side="top")
+    with pytest.raises(ValueError, match=r"of one shape, got \(4, 3\) and \(3, 3\)"):
+        eg.procrustes(X, X[:3])
+    with pytest.raises(ValueError, match=r"weights must have shape \(4,\)"):
+        eg.procrustes(X, X, weights=torch.ones(3))
+    with pytest.raises(TypeError, match="X and Y must be real"):
+        eg.procrustes(X, X.to(torch.complex64))
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 3, 2)])
+def test_shapes(shape: tuple[int, ...]) -> None:
+    U, H = eg.polar(torch.zeros(shape))
+    assert U.shape == shape
+    assert H.shape == (*shape[:-2], shape[-1], shape[-1])
