@@ -228,3 +228,34 @@ def test_errors_of_torch_come_through() -> None:
         eg.eigh(torch.zeros(2, 3))
     with pytest.raises(RuntimeError, match="UPLO"):
         eg.eigh(torch.eye(2), "X")
+
+
+@pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
+@pytest.mark.parametrize("UPLO", ["L", "U"])
+def test_generalised_problem(UPLO: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Values against the equation, gradients in both matrices against finite differences."""
+    A = hermitian(torch.tensor([-1.0, 0.3, 1.0, 2.5]).double(), dtype, generator)
+    B = hermitian(torch.tensor([0.5, 0.5, 1.0, 3.0]).double(), dtype, generator)
+    other = torch.triu if UPLO == "L" else torch.tril  # the other triangle must not matter
+    diagonal_of_ones = torch.eye(4, dtype=dtype)
+    L, V = eg.eigh(A + other(A, 1 if UPLO == "L" else -1), UPLO, B=B - other(B, 1 if UPLO == "L" else -1))
+    torch.testing.assert_close(A @ V, B @ V * L)
+    torch.testing.assert_close(V.mH @ B @ V, diagonal_of_ones)
+
+    def function(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        L, V = eg.eigh(symmetrised(A), UPLO, gradient=eg.Exact(), B=symmetrised(B))
+        return L, projectors(V)
+
+    inputs = (A.requires_grad_(), B.requires_grad_())
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_generalised_problem_is_bounded_at_ties_and_broadcasts() -> None:
+    A = torch.eye(3).requires_grad_()
+    B = torch.stack([2 * torch.eye(3), torch.eye(3)]).requires_grad_()
+    L, V = eg.eigh(A, B=B)
+    torch.testing.assert_close(L, torch.tensor([[0.5] * 3, [1.0] * 3]))
+    assert all(g.isfinite().all() for g in torch.autograd.grad((L * V[..., 0, :] ** 2).sum(), [A, B]))
+    with pytest.raises(torch.linalg.LinAlgError, match="positive-definite"):
+        eg.eigh(A, B=-B)

@@ -1,0 +1,177 @@
+"""Every rule and every function of the package, found by themselves, through every transform, spectrum and dtype.
+
+Whoever adds a public function gives it a line in ``CALLS``; a test fails until then. What is checked here is agreement:
+of transforms with each other, of compiled code with eager, of single precision with double. That the numbers are right
+is checked against oracles, function by function, in the other files.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+from spectra import relative_error, symmetrised
+from torch import Tensor
+
+import eigengrad as eg
+from eigengrad.testing import check_gradient_rule, hermitian
+
+RULES = [
+    rule()
+    for name in eg.gradients.__all__
+    if dataclasses.is_dataclass(rule := getattr(eg.gradients, name)) and hasattr(rule, "kernel")
+]
+FUNCTIONS = [name for name in eg.__all__ if inspect.isfunction(getattr(eg, name))]
+
+
+def pairs(U: Tensor, V: Tensor) -> Tensor:
+    """``u v^H`` for each pair of columns, which no phase can change."""
+    return U.mT.unsqueeze(-1) * V.mT.conj().unsqueeze(-2)
+
+
+def of_eigenvectors(result: tuple[Tensor, Tensor]) -> Tensor:
+    L, V = result
+    return L.sin()[..., None, None] * pairs(V, V)
+
+
+def of_singular_vectors(result: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    U, S, Vh = result
+    return S.sin()[..., None, None] * pairs(U, Vh.mH)
+
+
+def points(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Two clouds of points that depend on A."""
+    return A, A @ A + A.flip(-1)
+
+
+# For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined.
+CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "eigh": [
+        lambda A: of_eigenvectors(eg.eigh(A)),
+        lambda A: of_eigenvectors(eg.eigh(A, B=A @ A + torch.eye(3, dtype=A.dtype))),
+    ],
+    "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2))],
+    "projector": [lambda A: eg.projector(A, 1), lambda A: eg.projector(A, slice(0, 2), gradient=eg.Taylor())],
+    "svd": [
+        lambda A: of_singular_vectors(eg.svd(A + A.triu())),
+        lambda A: of_singular_vectors(eg.svd(A[..., :2] + A[..., :2].tril())),
+    ],
+    "polar": [lambda A: eg.polar(A + A.triu()).unitary, lambda A: torch.cat(eg.polar(A[..., :2]), -2)],
+    "procrustes": [lambda A: eg.procrustes(*points(A.real), scaling=True).rotation],
+    "sqrtm": [eg.sqrtm],
+    "inv_sqrtm": [eg.inv_sqrtm, lambda A: eg.inv_sqrtm(A, floor=0.9)],
+    "expm": [eg.expm],
+    "logm": [eg.logm],
+    "powm": [lambda A: eg.powm(A, 0.3), lambda A: eg.powm(A, -2)],
+    "matrix_function": [lambda A: eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y)],
+    "whiten": [lambda A: eg.whiten(points(A.real)[1].reshape(-1, 3), group_size=2, eps=0.1).pow(3)],
+}
+CASES = [(name, call) for name, calls in CALLS.items() for call in calls]
+BATCHED = [(name, call) for name, call in CASES if name != "whiten"]  # which mixes the batch, as it should
+SPECTRA = {
+    "separated": [1.0, 2.0, 3.5],
+    "tie": [1.0, 2.0, 2.0],
+    "cluster": [1.0, 1.0 + 1e-7, 3.0],
+    "identity": [1.0] * 3,
+}
+DTYPES = (torch.float64, torch.complex128)
+
+every_case = pytest.mark.parametrize(("name", "call"), CASES)
+every_batched_case = pytest.mark.parametrize(("name", "call"), BATCHED)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def batch(dtype: torch.dtype) -> Tensor:
+    """One matrix ``(3, 3)`` for each spectrum."""
+    generator = torch.Generator().manual_seed(1)
+    return hermitian(torch.tensor(list(SPECTRA.values())), dtype=dtype, generator=generator)
+
+
+def loss_of(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def loss(A: Tensor) -> Tensor:
+        result = call(symmetrised(A))
+        weights = torch.linspace(-1, 2, result[0].numel() if result.dim() else 1, dtype=result.dtype)
+        return (weights.reshape(result.shape[1:]) * result).real.sum()
+
+    return loss
+
+
+def single(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda A: loss(A.unsqueeze(0))
+
+
+def test_every_function_has_a_call() -> None:
+    assert set(FUNCTIONS) == set(CALLS)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_every_rule_keeps_the_contract(rule: eg.gradients.GradientRule) -> None:
+    check_gradient_rule(rule, scale_free=not isinstance(rule, eg.Clipped))
+
+
+@every_dtype
+@every_batched_case
+def test_batch_and_vmap(name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    """A batch, a loop over it and vmap agree in value and gradient."""
+    A, loss = batch(dtype), single(loss_of(call))
+    gradient = torch.func.grad(loss_of(call))(A)
+    looped = torch.stack([torch.func.grad(loss)(matrix) for matrix in A])
+    torch.testing.assert_close(gradient, looped)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(A), looped)
+    assert torch.equal(gradient.isfinite(), torch.ones_like(gradient, dtype=torch.bool))
+
+
+@every_dtype
+@every_case
+def test_forward_mode_is_the_adjoint_of_reverse(
+    name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    A, loss = batch(dtype), loss_of(call)
+    dA = torch.randn(A.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    value, tangent = torch.func.jvp(loss, (A,), (dA,))
+    torch.testing.assert_close(value, loss(A))
+    torch.testing.assert_close(tangent, torch.linalg.vecdot(torch.func.grad(loss)(A).flatten(), dA.flatten()).real)
+
+
+@every_case
+def test_hessian(name: str, call: Callable[[Tensor], Tensor]) -> None:
+    """Forward over reverse equals reverse over reverse, at every spectrum."""
+    A, loss = batch(torch.float64)[:, None], loss_of(call)
+    for matrix in A:
+        expected = torch.autograd.functional.hessian(loss, matrix)
+        torch.testing.assert_close(torch.func.hessian(loss)(matrix), expected)
+        assert expected.isfinite().all()
+
+
+@every_dtype
+@every_case
+def test_compile(name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    """Forward and backward in one graph each."""
+    torch._dynamo.reset()
+    A, loss = batch(dtype).requires_grad_(), loss_of(call)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(A), loss(A)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, A)[0], torch.autograd.grad(expected, A)[0])
+
+
+@every_case
+def test_export(name: str, call: Callable[[Tensor], Tensor]) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, A: Tensor) -> Tensor:
+            return call(A)
+
+    A = batch(torch.float64)
+    program = torch.export.export(Module(), (A,)).module()
+    torch.testing.assert_close(program(2 * A), call(2 * A), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(torch.float32, torch.float64), (torch.complex64, torch.complex128)])
+@every_case
+def test_single_precision(name: str, call: Callable[[Tensor], Tensor], narrow: torch.dtype, wide: torch.dtype) -> None:
+    """Single precision gives what double does, on input that it represents."""
+    A, loss = batch(narrow)[:1], loss_of(call)
+    gradient, expected = (torch.func.grad(loss)(A.to(dtype)) for dtype in (narrow, wide))
+    assert gradient.dtype == narrow
+    assert relative_error(gradient, expected) < 1e-4
