@@ -19,8 +19,8 @@ lint: $(VENV)/.test
 
 # Performance claims, ours and the rival's in the same run; writes results/*.json.
 benchmarks: $(VENV)/.lab
-	$(VENV)/bin/python benchmarks/eigh.py
-	$(VENV)/bin/python benchmarks/whitening.py
+	$(VENV)/bin/python -m benchmarks.eigh
+	$(VENV)/bin/python -m benchmarks.whitening
 
 $(VENV)/.lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from timing import claim, ratios, report
 from torch import Tensor
 
 import eigengrad as eg
+from benchmarks.timing import claim, ratios, report
 
 RULES = {
     "Exact()": eg.Exact(),

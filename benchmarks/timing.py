@@ -56,25 +56,35 @@ def report(name: str, measured: dict[str, dict[str, dict[str, float]]]) -> None:
                 f"{case:36} ours / {rival:28} {figures['ratio']:.3g}"
                 f"  (quartiles {figures['ratio_lower_quartile']:.3g} to {figures['ratio_upper_quartile']:.3g})"
             )
-    provenance = {
-        "command": f"python benchmarks/{name}.py",
-        "eigengrad": eigengrad.__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "note": "medians of ratios taken side by side in one process; absolute seconds are this machine's alone",
-    }
     rounded = {
         case: {
             rival: {key: float(f"{value:.4g}") for key, value in figures.items()} for rival, figures in rivals.items()
         }
         for case, rivals in measured.items()
     }
-    RESULTS.mkdir(exist_ok=True)
-    temporary = RESULTS / f".{name}.json"
-    temporary.write_text(json.dumps({"provenance": provenance, "measured": rounded}, indent=2) + "\n")
-    temporary.replace(RESULTS / f"{name}.json")
+    note = "medians of ratios taken side by side in one process; absolute seconds are this machine's alone"
+    contents = {"provenance": {**provenance(name), "note": note}, "measured": rounded}
+    write(RESULTS / f"{name}.json", json.dumps(contents, indent=2) + "\n")
+
+
+def provenance(name: str) -> dict[str, str | int | None]:
+    """Where a result comes from: the command, versions, threads and cores."""
+    return {
+        "command": f"python -m benchmarks.{name}",
+        "eigengrad": eigengrad.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file at once or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def claim(text: str, holds: bool) -> None:

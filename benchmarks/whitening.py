@@ -8,10 +8,10 @@ A second version, less literal, first collects the shares in one matrix and mult
 from collections.abc import Iterator
 
 import torch
-from timing import claim, ratios, report
 from torch import Tensor, nn
 
 import eigengrad as eg
+from benchmarks.timing import claim, ratios, report
 
 EPS, ITERATIONS = 1e-4, 19
 LITERAL = "literal, one vector at a time"

@@ -1,0 +1,1 @@
+"""Claims of speed and accuracy, each measured beside its rivals: ``python -m benchmarks.<name>``."""
