@@ -1,7 +1,7 @@
 """Accuracy of matrix functions and their gradients, against arithmetic of many digits.
 
 Spectra by methods by precisions: each figure is the largest relative error (in the Frobenius norm) over a few random
-matrices of size 8; `nan` says that the result was no number, or that there was none. The floating-point matrix is taken
+matrices of size 8; `nan` says that the result was no number. The floating-point matrix is taken
 as exact, so what is measured is the method, not its input. Peers that are not installed are left out: `pip install
 torchspd spd_learn xitorch pyriemann` brings all of them.
 """
@@ -78,7 +78,7 @@ def by_spd_learn() -> dict[str, MatrixFunction]:
     peer = importlib.import_module("spd_learn.functional")
     return {
         "sqrtm": peer.matrix_sqrt.apply,
-        "inv_sqrtm": peer.matrix_sqrt_inv.apply,
+        "inv_sqrtm": peer.matrix_inv_sqrt.apply,
         "logm": peer.matrix_log.apply,
         "expm": peer.matrix_exp.apply,
         "powm": lambda A: peer.matrix_power.apply(A, torch.tensor(POWER, dtype=A.dtype)),
@@ -131,12 +131,12 @@ def spectra(name: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 
 
 def errors(function: MatrixFunction, A: Tensor, G: Tensor, value: Tensor, gradient: Tensor) -> tuple[float, float]:
-    """Relative errors of value and gradient; NaN where there is no number, or no result at all."""
+    """Relative errors of value and gradient; NaN where there is no number, or no convergence."""
     A = A.clone().requires_grad_()
     try:
         actual = function(A)
         actual_gradient = torch.autograd.grad(actual, A, G)[0]
-    except (RuntimeError, ValueError, TypeError):
+    except torch.linalg.LinAlgError:
         return math.nan, math.nan
     return relative_error(actual, value), relative_error(actual_gradient, gradient)
 
@@ -258,13 +258,17 @@ def main() -> None:
     writer.writeheader()
     writer.writerows({**row, "value": f"{row['value']:.2e}", "gradient": f"{row['gradient']:.2e}"} for row in rows)
     write(RESULTS / "accuracy.csv", buffer.getvalue())
-    said = "\n".join(f"* {key}: {value}" for key, value in {**provenance("accuracy"), **versions}.items())
     listed = "\n".join(f"* {line}" for line in exceptions) or "* no cell"
-    write(
-        RESULTS / "accuracy.md",
-        "# Relative error of gradients of matrix functions\n\n"
-        f"{__doc__.split(chr(10) * 2, 1)[1]}\n{text}\nThe smallest error of a row is bold. By more than a tenth, a peer is more accurate than ours in:\n\n{listed}\n\n{said}\n",
-    )
+    said = "\n".join(f"* {key}: {value}" for key, value in {**provenance("accuracy"), **versions}.items())
+    page = [
+        "# Relative error of gradients of matrix functions",
+        (__doc__ or "").split("\n\n", 1)[1].strip(),
+        text.strip(),
+        "The smallest error of a row is bold. By more than a tenth, a peer is more accurate than ours in:",
+        listed,
+        said,
+    ]
+    write(RESULTS / "accuracy.md", "\n\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

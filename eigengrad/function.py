@@ -1,5 +1,6 @@
 """What every differentiable function of this package is made of."""
 
+import inspect
 import types
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ class Function(torch.autograd.Function):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        # torch asks for it in every call, and inspect takes longer than a small decomposition.
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
         if "jvp" not in vars(cls):
             with_jvp = {"jvp": staticmethod(cls.push_forward)}
             cls._twin = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(with_jvp))
