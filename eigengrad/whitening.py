@@ -3,23 +3,18 @@
 ZCA whitening multiplies centred data by the inverse square root of its covariance, ``W = (C + eps I)^(-1/2)``. Of all
 matrices that whiten, W is the symmetric one, hence the one that moves the data least. Channels are whitened in groups
 of ``d``; with ``d = 1`` this is batch normalisation.
-
-Data is laid out as ``(B, G, d, M)``: G groups of d channels, observed ``B M`` times. Sums over observations are one
-matrix product per ``b`` and a sum over B, which leaves images where they lie in memory.
 """
-
-import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.nn.functional import all_reduce
 
 from eigengrad import solvers
+from eigengrad.channel_groups import arrange, arrange_back, blocks
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.moments import affine, joined, moments
 
 __all__ = ["whiten"]
 
@@ -89,68 +84,24 @@ def whiten(
     dtype = torch.promote_types(x.dtype, torch.float32)
     outputs = []
     with torch.autocast(x.device.type, enabled=False):
-        for block, size in _blocks(channels, d):
-            data = _arrange(x[:, block].to(dtype), size)
+        for block, size in blocks(channels, d):
+            data, route = arrange(x[:, block], size), None
             if training:
-                mean, centred, covariance = _moments(data, process_group)
-                W = _inverse_root(covariance, eps, gradient, solver)
+                mean, covariance, route = moments(data)
+                if process_group is not None:
+                    mean, covariance, _ = joined(mean, covariance, data.shape[0] * data.shape[3], process_group)
+                T = _inverse_root(covariance, eps, gradient, solver)
                 _update(running_mean, (block,), mean.flatten(), momentum)
-                _update(running_whitening, (block, slice(size)), W.flatten(0, 1), momentum)
+                _update(running_whitening, (block, slice(size)), T.flatten(0, 1), momentum)
             else:
                 assert running_mean is not None and running_whitening is not None
-                centred = data - running_mean[block].to(dtype).view(-1, size, 1)
-                W = running_whitening[block, :size].to(dtype).view(-1, size, size)
+                mean = running_mean[block].to(dtype).view(-1, size, 1)
+                T = running_whitening[block, :size].to(dtype).view(-1, size, size)
             if weight is not None:  # on the small matrix, to spare a pass over the data
-                W = W * weight[block].to(dtype).view(-1, size, 1)
-            y = W @ centred
-            if bias is not None:
-                y = y + bias[block].to(dtype).view(-1, size, 1)
-            outputs.append(_arrange_back(y, x[:, block].shape, size))
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    return y.to(x.dtype)
-
-
-def _blocks(channels: int, d: int) -> Iterator[tuple[slice, int]]:
-    """The channels as one block of groups of size d and, where d does not divide them, one smaller group."""
-    full = channels - channels % d
-    yield slice(0, full), d
-    if full < channels:
-        yield slice(full, channels), channels - full
-
-
-def _arrange(x: Tensor, d: int) -> Tensor:
-    """``(N, C, *)`` to ``(B, G, d, M)``: images stay in place, a view, unless they are too small for a product."""
-    batch, channels, *positions = x.shape
-    if math.prod(positions) >= d:
-        return x.reshape(batch, channels // d, d, math.prod(positions))
-    return x.transpose(0, 1).reshape(1, channels // d, d, batch * math.prod(positions))
-
-
-def _arrange_back(y: Tensor, shape: torch.Size, d: int) -> Tensor:
-    """The inverse of :func:`_arrange`, for an input of ``shape``."""
-    batch, channels, *positions = shape
-    if math.prod(positions) >= d:
-        return y.reshape(shape)
-    return y.reshape(channels, batch, *positions).transpose(0, 1)
-
-
-def _moments(data: Tensor, process_group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``(G, d, 1)``, centred data ``(B, G, d, M)`` and biased covariance ``(G, d, d)``.
-
-    Two passes: the sum of squares minus the squared mean would cancel for data far from zero. The number of
-    observations travels with the sums, so that processes may hold batches of different sizes, or empty ones.
-    """
-    count = data.new_tensor([data.shape[0] * data.shape[3]])
-    total = data.sum(dim=(0, 3))
-    if process_group is not None:
-        count, total = all_reduce(count, group=process_group), all_reduce(total, group=process_group)
-    count = count.clamp(min=1)
-    mean = (total / count).unsqueeze(-1)
-    centred = data - mean
-    scatter = (centred @ centred.mT).sum(dim=0)
-    if process_group is not None:
-        scatter = all_reduce(scatter, group=process_group)
-    return mean, centred, scatter / count
+                T = T * weight[block].to(dtype).view(-1, size, 1)
+            offset = torch.zeros_like(mean) if bias is None else bias[block].to(dtype).view(-1, size, 1)
+            outputs.append(arrange_back(affine(data, T, mean, offset, route=route), x[:, block], size))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
 def _inverse_root(
