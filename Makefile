@@ -21,6 +21,7 @@ lint: $(VENV)/.test
 benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python benchmarks/eigh.py
 	$(VENV)/bin/python benchmarks/whitening.py
+	$(VENV)/bin/python benchmarks/training_step.py
 
 $(VENV)/.lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
