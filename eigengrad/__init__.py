@@ -1,12 +1,14 @@
 """Eigendecomposition that networks can be trained through.
 
-Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
+Reading order: gradients (the idea), eigh, matrix_functions, whitening, denoising, pooling, nn.
 """
 
 from eigengrad import analysis, gradients, nn, solvers
+from eigengrad.denoising import denoise
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
+from eigengrad.pooling import pool_covariance
 from eigengrad.whitening import whiten
 
 __version__ = "0.1.0"
@@ -20,6 +22,7 @@ __all__ = [
     "Taylor",
     "Unrolled",
     "analysis",
+    "denoise",
     "eigh",
     "expm",
     "gradients",
@@ -27,6 +30,7 @@ __all__ = [
     "logm",
     "matrix_function",
     "nn",
+    "pool_covariance",
     "powm",
     "projector",
     "solvers",

@@ -15,6 +15,7 @@ far from zero is centred exactly, and half precision is widened piece by piece. 
 Second derivatives, forward mode and ``torch.func`` use the same formulas on the whole of the data, differentiably.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.nn.functional import all_reduce
 
-__all__ = ["affine", "joined", "moments"]
+from eigengrad.function import Function
+
+__all__ = ["affine", "full_precision", "joined", "moments", "working_dtype"]
 
 CACHE = 2**20
 """Bytes of a piece for each thread on CPU, so that its core still has them in its cache at the second reading."""
@@ -39,11 +42,11 @@ def moments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         the data arrives here and is completed in place.
     """
     if torch.compiler.is_compiling():  # a compiler fuses by itself, and would unroll the loop over pieces
-        wide = data.to(_working_dtype(data))
+        wide = data.to(working_dtype(data))
         mean = wide.sum(dim=(0, 3)).unsqueeze(-1) / _observations(data)
         centred = wide - mean
         return mean, _gram(centred, centred) / _observations(data), data
-    return _Moments.apply(data)
+    return _Moments.call(data)
 
 
 def affine(data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, *, route: Tensor | None = None) -> Tensor:
@@ -53,7 +56,7 @@ def affine(data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, *, route: Tens
     """
     if torch.compiler.is_compiling():
         return (T @ (data.to(T.dtype) - mean) + offset).to(data.dtype)
-    return _Affine.apply(data if route is None else route, data, T, mean, offset)
+    return _Affine.call(data if route is None else route, data, T, mean, offset)
 
 
 def joined(
@@ -73,11 +76,24 @@ def joined(
     return joined_mean, all_reduce(own * (covariance + away @ away.mT), group=process_group) / total, count
 
 
-class _Moments(torch.autograd.Function):
+def working_dtype(data: Tensor) -> torch.dtype:
+    """What moments and matrices are computed in: float32 for half precision."""
+    return torch.promote_types(data.dtype, torch.float32)
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """No autocast, on devices that know it."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
+
+
+class _Moments(Function):
+    generate_vmap_rule = False
+
     @staticmethod
     def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _, G, d, _ = data.shape
-        dtype = _working_dtype(data)
+        dtype = working_dtype(data)
         mean, scatter = data.new_zeros(G, d, 1, dtype=dtype), data.new_zeros(G, d, d, dtype=dtype)
         seen, centred = 0, None
         for (piece,) in _pieces(data):
@@ -104,7 +120,7 @@ class _Moments(torch.autograd.Function):
         S, shift = (gC + gC.mT) / _observations(data), g_mean / _observations(data)
         # NaN in the data of a group that was passed on as it is (S = 0) must not spread by way of the mean.
         centre = torch.nan_to_num(mean, 0.0, 0.0, 0.0)
-        with torch.autocast(data.device.type, enabled=False):
+        with full_precision(data.device):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
@@ -115,7 +131,7 @@ class _Moments(torch.autograd.Function):
         return gx
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         data, mean = ctx.saved_tensors
         wide = dx.to(mean.dtype)
         half = _gram(wide, data.to(mean.dtype) - mean) / _observations(data)
@@ -124,13 +140,15 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], data: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """More matrices are more groups."""
-        results = _Moments.apply(_as_groups(data, in_dims[0], info.batch_size, 1))
+        results = _Moments.call(_as_groups(data, in_dims[0], info.batch_size, 1))
         dims = (0, 0, 1)
         return tuple(r.unflatten(dim, (info.batch_size, -1)) for r, dim in zip(results, dims, strict=True)), dims
 
 
-class _Affine(torch.autograd.Function):
+class _Affine(Function):
     """The gradient in the data goes by the route; ``data`` itself is what derivatives of that gradient go by."""
+
+    generate_vmap_rule = False
 
     @staticmethod
     def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor) -> Tensor:
@@ -151,7 +169,7 @@ class _Affine(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, Tensor | None]:
         data, T, mean = ctx.saved_tensors
         needs_gx, _, *others = ctx.needs_input_grad
-        with torch.autocast(data.device.type, enabled=False):
+        with full_precision(data.device):
             if torch.is_grad_enabled():
                 wide = g.to(T.dtype)
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
@@ -170,7 +188,7 @@ class _Affine(torch.autograd.Function):
             return gx if needs_gx else None, None, *small
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor, _: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor) -> Tensor:
+    def push_forward(ctx: Any, dx: Tensor, _: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor) -> Tensor:
         data, T, mean = ctx.saved_tensors
         moved = T @ (dx.to(T.dtype) - d_mean) + dT @ (data.to(T.dtype) - mean) + d_offset
         return moved.to(data.dtype)
@@ -181,7 +199,7 @@ class _Affine(torch.autograd.Function):
             _as_groups(tensor, dim, info.batch_size, axis)
             for tensor, dim, axis in zip(inputs, in_dims, (1, 1, 0, 0, 0), strict=True)
         ]
-        return _Affine.apply(*folded).unflatten(1, (info.batch_size, -1)), 1
+        return _Affine.call(*folded).unflatten(1, (info.batch_size, -1)), 1
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -229,10 +247,6 @@ def _gram(a: Tensor, b: Tensor) -> Tensor:
 def _observations(data: Tensor) -> int:
     """How often each channel was observed, and 1 if never, to divide by."""
     return max(data.shape[0] * data.shape[3], 1)
-
-
-def _working_dtype(data: Tensor) -> torch.dtype:
-    return torch.promote_types(data.dtype, torch.float32)
 
 
 def _empty_like(data: Tensor) -> Tensor:

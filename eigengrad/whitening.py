@@ -5,6 +5,8 @@ matrices that whiten, W is the symmetric one, hence the one that moves the data 
 of ``d``; with ``d = 1`` this is batch normalisation.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -14,7 +16,19 @@ from eigengrad.channel_groups import arrange, arrange_back, blocks
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
-from eigengrad.moments import affine, joined, moments
+from eigengrad.moments import affine, full_precision, working_dtype
+from eigengrad.normalization import (
+    AffineMap,
+    RunningEstimates,
+    batch_moments,
+    check_group_size,
+    check_input,
+    check_tensors,
+    evaluate,
+    explained,
+    scaled,
+    together,
+)
 
 __all__ = ["whiten"]
 
@@ -26,19 +40,25 @@ def whiten(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = True,
-    momentum: float | Tensor = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-4,
     *,
+    num_batches_tracked: Tensor | None = None,
     group_size: int | None = None,
     gradient: GradientRule | Unrolled | None = None,
     solver: str | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
+    errors: str = "raise",
 ) -> Tensor:
     r"""ZCA whitening of each group of channels, over the batch and all positions.
 
     .. math:: y = w \cdot (C + \epsilon I)^{-1/2} (x - \mu) + b, \qquad C = \frac1m \sum (x - \mu)(x - \mu)^T
 
-    The moments and the decomposition are computed in float32 for half precision input, also under autocast.
+    The moments and the decomposition are computed in float32 for half precision input, also under autocast. For the
+    backward pass only ``x`` and O(C d) numbers are kept.
+
+    Fewer observations than channels, and constant or dead channels, are no error: where the covariance vanishes,
+    ``eps`` keeps W finite, and the centred data is zero.
 
     Args:
         x: the input, ``(N, C)`` or ``(N, C, *)``.
@@ -49,20 +69,27 @@ def whiten(
         weight: scale of each channel, ``(C,)``.
         bias: offset of each channel, ``(C,)``.
         training: use the moments of ``x`` (and update the running estimates, where given), or the running estimates.
-        momentum: weight of the new moments, ``running += momentum * (new - running)``.
+        momentum: weight of the new moments, ``running += momentum * (new - running)``; ``None`` for the average of all
+            batches that ``num_batches_tracked`` counts.
         eps: added to the diagonal of the covariance; the default is the paper's. Bounds W by ``eps ** -0.5``.
+        num_batches_tracked: number of batches in the running estimates, ``()``. Updated in place when training.
         group_size: d. All channels by default. The last group is smaller where d does not divide C.
         gradient: ``None`` for the exact derivative of ``(C + eps I)^(-1/2)`` (:func:`eigengrad.inv_sqrtm`), the safe
             choice. With a rule, W is built from eigenvectors that are differentiated by it, as in the paper.
         solver: as for :func:`eigengrad.eigh`.
         process_group: processes that share their moments. ``None`` for the moments of this process alone.
+        errors: what becomes of a group whose covariance is not finite, by NaN, infinity or overflow, and of a batch
+            with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
+            unwhitened batches is worse. ``"skip"`` passes the group on as it is, scale and offset applied, leaves its
+            running estimates untouched, and never waits for the device. Either way no group spoils another.
 
     Returns:
-        The whitened data, of the shape and dtype of ``x``.
+        The whitened data, of the shape, dtype and memory format of ``x``.
 
     Raises:
         ValueError: for an input of fewer than two dimensions, a single observation per channel in training, buffers or
             parameters of another size, evaluation without running estimates.
+        torch.linalg.LinAlgError: if a covariance is not finite. (Solver ``"power_iteration"`` returns NaN instead.)
 
     Source: Wang et al., NeurIPS 2019, section 4.1; Huang et al., *Decorrelated Batch Normalization*, CVPR 2018.
 
@@ -73,35 +100,44 @@ def whiten(
         >>> torch.allclose(y.T.cov(correction=0), torch.eye(2), atol=1e-2)
         True
     """
-    channels, d = _check(x, running_mean, running_whitening, weight, bias, training, eps, group_size)
-    if training and process_group is None:
-        observations = x.numel() // channels
-        if observations == 1:
-            raise ValueError(f"whitening needs more than one value per channel when training, got {tuple(x.shape)}")
-        if observations == 0:
-            running_mean = running_whitening = None  # nothing was seen: the estimates stay as they are
+    check_input(x, training, eps, process_group, errors)
+    channels = x.shape[1]
+    d = check_group_size(group_size, channels)
+    check_tensors(
+        training,
+        running_mean=(running_mean, (channels,)),
+        running_whitening=(running_whitening, (channels, d)),
+        weight=(weight, (channels,)),
+        bias=(bias, (channels,)),
+    )
+    if not training:
+        assert running_mean is not None and running_whitening is not None
+        dtype = working_dtype(x)
+        return evaluate(x, evaluation_maps(running_mean.to(dtype), running_whitening.to(dtype), weight, bias))
 
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    outputs = []
-    with torch.autocast(x.device.type, enabled=False):
+    outputs, estimates = [], RunningEstimates(momentum, num_batches_tracked)
+    with full_precision(x.device):
         for block, size in blocks(channels, d):
-            data, route = arrange(x[:, block], size), None
-            if training:
-                mean, covariance, route = moments(data)
-                if process_group is not None:
-                    mean, covariance, _ = joined(mean, covariance, data.shape[0] * data.shape[3], process_group)
-                T = _inverse_root(covariance, eps, gradient, solver)
-                _update(running_mean, (block,), mean.flatten(), momentum)
-                _update(running_whitening, (block, slice(size)), T.flatten(0, 1), momentum)
-            else:
-                assert running_mean is not None and running_whitening is not None
-                mean = running_mean[block].to(dtype).view(-1, size, 1)
-                T = running_whitening[block, :size].to(dtype).view(-1, size, size)
-            if weight is not None:  # on the small matrix, to spare a pass over the data
-                T = T * weight[block].to(dtype).view(-1, size, 1)
-            offset = torch.zeros_like(mean) if bias is None else bias[block].to(dtype).view(-1, size, 1)
-            outputs.append(arrange_back(affine(data, T, mean, offset, route=route), x[:, block], size))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+            part = x[:, block]
+            data = arrange(part, size)
+            mean, covariance, valid, route = batch_moments(data, process_group, errors)
+            W = _inverse_root(covariance, eps, gradient, solver)
+            if errors == "skip" and valid is not None:
+                W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
+            estimates.update(valid, block, (running_mean, mean), (running_whitening, W))
+            T, offset = scaled(W, block, weight, bias)
+            outputs.append(arrange_back(affine(data, T, mean, offset, route=route), part, size))
+    estimates.count()
+    return together(outputs)
+
+
+def evaluation_maps(
+    running_mean: Tensor, running_whitening: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Iterator[AffineMap]:
+    """What evaluation does to each block of channels, in the dtype of the running estimates."""
+    for block, size in blocks(*running_whitening.shape):
+        W = running_whitening[block, :size].reshape(-1, size, size)
+        yield AffineMap(block, running_mean[block].view(-1, size, 1), *scaled(W, block, weight, bias))
 
 
 def _inverse_root(
@@ -113,53 +149,10 @@ def _inverse_root(
     largest one's last place, is lifted to it. One that is further off is wrong, and shows as NaN where it is negative.
     """
     A = covariance + eps * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    if gradient is None:
-        return inv_sqrtm(A, floor=eps, solver=solver)
-    L, V = eigh(A, gradient=gradient, solver=solver)
+    with explained():
+        if gradient is None:
+            return inv_sqrtm(A, floor=eps, solver=solver)
+        L, V = eigh(A, gradient=gradient, solver=solver)
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(eps - rounding < L, L.clamp(min=eps), L)
     return (V * L.rsqrt().unsqueeze(-2)) @ V.mH
-
-
-@torch.no_grad()
-def _update(running: Tensor | None, rows: tuple[slice, ...], new: Tensor, momentum: float | Tensor) -> None:
-    if running is not None:
-        old = running[rows]
-        old.add_(momentum * (new.to(old.dtype) - old))
-
-
-def _check(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_whitening: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    group_size: int | None,
-) -> tuple[int, int]:
-    """The number of channels and the group size, once everything fits together."""
-    if x.dim() < 2 or x.shape[1] == 0:
-        raise ValueError(f"x must be (N, C) or (N, C, *) with at least one channel, got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be real and floating point, got {x.dtype}")
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}: it bounds the whitening matrix by eps ** -0.5")
-    channels = x.shape[1]
-    d = channels if group_size is None else group_size
-    if not 1 <= d <= channels:
-        raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
-    if not training and (running_mean is None or running_whitening is None):
-        raise ValueError("training=False needs running_mean and running_whitening; pass both, or training=True")
-    shapes = {
-        "running_mean": (running_mean, (channels,)),
-        "running_whitening": (running_whitening, (channels, d)),
-        "weight": (weight, (channels,)),
-        "bias": (bias, (channels,)),
-    }
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} for {channels} channels in groups of {d}, got {tuple(tensor.shape)}"
-            )
-    return channels, d
