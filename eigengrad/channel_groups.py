@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["arrange", "arrange_back", "blocks"]
+__all__ = ["arrange", "arrange_back", "blocks", "parts", "together"]
 
 
 def blocks(channels: int, d: int) -> Iterator[tuple[slice, int]]:
@@ -20,6 +20,14 @@ def blocks(channels: int, d: int) -> Iterator[tuple[slice, int]]:
     yield slice(0, full), d
     if full < channels:
         yield slice(full, channels), channels - full
+
+
+def parts(x: Tensor, d: int) -> Iterator[tuple[Tensor, slice, int]]:
+    """The channels of ``x (N, C, *)`` in each of the :func:`blocks`, by one split: backward, one concatenation."""
+    all_blocks = list(blocks(x.shape[1], d))
+    split = x.split([block.stop - block.start for block, _ in all_blocks], dim=1) if len(all_blocks) > 1 else [x]
+    for part, (block, size) in zip(split, all_blocks, strict=True):
+        yield part, block, size
 
 
 def arrange(x: Tensor, d: int) -> Tensor:
@@ -44,11 +52,18 @@ def arrange_back(y: Tensor, x: Tensor, d: int) -> Tensor:
     return back if _channels_last(x) else back.contiguous()
 
 
+def together(outputs: list[Tensor], x: Tensor) -> Tensor:
+    """The channels of all blocks, in the memory format of ``x``."""
+    if len(outputs) == 1:
+        return outputs[0]
+    y = torch.cat(outputs, dim=1)
+    return y.movedim(1, -1).contiguous().movedim(-1, 1) if _channels_last(x) else y
+
+
 def _by_image(x: Tensor, d: int) -> bool:
     return not _channels_last(x) and math.prod(x.shape[2:]) >= d
 
 
 def _channels_last(x: Tensor) -> bool:
-    if x.is_contiguous() or x.dim() not in (4, 5):
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+    """By strides, which a slice of channels shares with the whole."""
+    return x.dim() > 2 and x.stride(1) == 1 and x.stride(-1) > 1

@@ -111,7 +111,7 @@ def denoise(
     if not training:
         assert running_mean is not None and running_covariance is not None and running_projection is not None
         mean, covariance, P = (e.to(working_dtype(x)) for e in (running_mean, running_covariance, running_projection))
-        return evaluate(x, [evaluation_map(mean, covariance, P, weight, bias, eps)])
+        return evaluate(x, [evaluation_map(mean, covariance, P, weight, bias, eps)], channels)
 
     everything = slice(0, channels)
     with full_precision(x.device):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from eigengrad.channel_groups import arrange, arrange_back
+from eigengrad.channel_groups import arrange, arrange_back, parts, together
 from eigengrad.moments import affine, full_precision, joined, moments
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "evaluate",
     "explained",
     "scaled",
-    "together",
 ]
 
 
@@ -81,19 +80,13 @@ def scaled(matrix: Tensor, block: slice, weight: Tensor | None, bias: Tensor | N
     return T, matrix.new_zeros(shape) if bias is None else bias[block].to(dtype).view(shape)
 
 
-def evaluate(x: Tensor, maps: Iterable[AffineMap]) -> Tensor:
-    """All channels of ``x (N, C, *)`` through the maps of their blocks."""
+def evaluate(x: Tensor, maps: Iterable[AffineMap], d: int) -> Tensor:
+    """All channels of ``x (N, C, *)``, in groups of d, through the maps of their blocks."""
     outputs = []
     with full_precision(x.device):
-        for block, mean, T, offset in maps:
-            part, d = x[:, block], T.shape[-1]
-            outputs.append(arrange_back(affine(arrange(part, d), T, mean, offset), part, d))
-    return together(outputs)
-
-
-def together(outputs: list[Tensor]) -> Tensor:
-    """The channels of all blocks."""
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        for (part, _, size), (_, mean, T, offset) in zip(parts(x, d), maps, strict=True):
+            outputs.append(arrange_back(affine(arrange(part, size), T, mean, offset), part, size))
+    return together(outputs, x)
 
 
 class RunningEstimates:

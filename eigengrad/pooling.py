@@ -63,11 +63,14 @@ def pool_covariance(
     channels = x.shape[1]
     with full_precision(x.device):
         data = x.flatten(2).to(working_dtype(x))
+        if errors == "skip":  # before anything is multiplied: backward, zero times NaN would be NaN
+            finite = data.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+            data = torch.where(finite, data, 0.0)
         centred = data - data.mean(dim=-1, keepdim=True)
         covariance = centred @ centred.mT / data.shape[-1]
         identity = torch.eye(channels, dtype=data.dtype, device=x.device)
-        valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
         if errors == "skip":
+            valid = finite & covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
             covariance = torch.where(valid, covariance, identity)
         rounding = torch.finfo(data.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
         with explained():

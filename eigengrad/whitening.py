@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
-from eigengrad.channel_groups import arrange, arrange_back, blocks
+from eigengrad.channel_groups import arrange, arrange_back, blocks, parts, together
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
@@ -27,7 +27,6 @@ from eigengrad.normalization import (
     evaluate,
     explained,
     scaled,
-    together,
 )
 
 __all__ = ["whiten"]
@@ -113,12 +112,12 @@ def whiten(
     if not training:
         assert running_mean is not None and running_whitening is not None
         dtype = working_dtype(x)
-        return evaluate(x, evaluation_maps(running_mean.to(dtype), running_whitening.to(dtype), weight, bias))
+        maps = evaluation_maps(running_mean.to(dtype), running_whitening.to(dtype), weight, bias)
+        return evaluate(x, maps, d)
 
     outputs, estimates = [], RunningEstimates(momentum, num_batches_tracked)
     with full_precision(x.device):
-        for block, size in blocks(channels, d):
-            part = x[:, block]
+        for part, block, size in parts(x, d):
             data = arrange(part, size)
             mean, covariance, valid, route = batch_moments(data, process_group, errors)
             W = _inverse_root(covariance, eps, gradient, solver)
@@ -128,7 +127,7 @@ def whiten(
             T, offset = scaled(W, block, weight, bias)
             outputs.append(arrange_back(affine(data, T, mean, offset, route=route), part, size))
     estimates.count()
-    return together(outputs)
+    return together(outputs, x)
 
 
 def evaluation_maps(

@@ -44,7 +44,7 @@ def convert(
         >>> import torch, eigengrad as eg
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.BatchNorm2d(64), torch.nn.ReLU())
         >>> eg.nn.convert(network, group_size=16)[1]
-        ZCAWhitening(64, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, group_size=16)
+        ZCAWhitening(64, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, group_size=16)
     """
     chosen = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and choose(name, m)]
     if not chosen:
@@ -122,6 +122,7 @@ def _whitening(name: str, layer: _BatchNorm, group_size: int | None, options: di
         "eps": layer.eps,
         "momentum": layer.momentum,
         "affine": layer.affine,
+        "bias": layer.bias is not None,
         "track_running_stats": layer.track_running_stats,
         "device": None if template is None else template.device,
         "dtype": None if template is None else template.dtype,

@@ -39,6 +39,7 @@ class PCADenoising(Normalization):
             their batches may differ in size. ``None`` for each process on its own, as in ``nn.BatchNorm2d``.
         errors: ``"raise"`` or ``"skip"``, what becomes of a batch whose covariance is not finite or that has a single
             observation; see :func:`eigengrad.whiten`.
+        bias: with ``affine``, learn the offset too.
 
     Attributes:
         weight, bias: ``(C,)``, or ``None`` without ``affine``.
@@ -83,6 +84,7 @@ class PCADenoising(Normalization):
         solver: str | solvers.Solver = "auto",
         process_group: ProcessGroup | None = None,
         errors: str = "raise",
+        bias: bool = True,
     ) -> None:
         check_rank(rank, energy, num_features)
         solvers.resolve(solver)
@@ -95,6 +97,7 @@ class PCADenoising(Normalization):
             track_running_stats,
             device,
             dtype,
+            bias=bias,
             process_group=process_group,
             errors=errors,
             estimates={"running_mean": (num_features,), "running_covariance": square, "running_projection": square},

@@ -19,7 +19,7 @@ class Normalization(nn.Module):
 
     Args:
         num_features: number of channels C.
-        eps, momentum, affine, track_running_stats, device, dtype: as for ``nn.BatchNorm2d``.
+        eps, momentum, affine, track_running_stats, device, dtype, bias: as for ``nn.BatchNorm2d``.
         process_group, errors: as for :func:`eigengrad.whiten`.
         estimates: names and shapes of the running estimates.
     """
@@ -38,6 +38,7 @@ class Normalization(nn.Module):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
         *,
+        bias: bool,
         process_group: ProcessGroup | None,
         errors: str,
         estimates: dict[str, tuple[int, ...]],
@@ -59,7 +60,7 @@ class Normalization(nn.Module):
             return torch.empty(shape, device=device, dtype=dtype)
 
         self.register_parameter("weight", nn.Parameter(empty(num_features)) if affine else None)
-        self.register_parameter("bias", nn.Parameter(empty(num_features)) if affine else None)
+        self.register_parameter("bias", nn.Parameter(empty(num_features)) if affine and bias else None)
         for name, shape in estimates.items():
             self.register_buffer(name, empty(*shape) if track_running_stats else None)
         self.register_buffer("num_batches_tracked", empty(dtype=torch.long) if track_running_stats else None)
@@ -75,8 +76,9 @@ class Normalization(nn.Module):
     def reset_parameters(self) -> None:
         """Scale 1, offset 0, and :meth:`reset_running_stats`."""
         self.reset_running_stats()
-        if self.weight is not None and self.bias is not None:
+        if self.weight is not None:
             nn.init.ones_(self.weight)
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def evaluation_maps(self) -> Iterator[AffineMap]:
@@ -105,6 +107,6 @@ class Normalization(nn.Module):
         """The arguments that ``nn.BatchNorm2d`` shows, and others where they are not the default."""
         text = (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
         return text if self.errors == "raise" else f"{text}, errors={self.errors!r}"

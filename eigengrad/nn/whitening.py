@@ -38,6 +38,7 @@ class ZCAWhitening(Normalization):
             their batches may differ in size. ``None`` for each process on its own, as in ``nn.BatchNorm2d``.
         errors: ``"raise"`` or ``"skip"``, what becomes of a group whose covariance is not finite and of a batch with a
             single observation; see :func:`eigengrad.whiten`.
+        bias: with ``affine``, learn the offset too.
 
     Attributes:
         weight, bias: ``(C,)``, or ``None`` without ``affine``.
@@ -79,6 +80,7 @@ class ZCAWhitening(Normalization):
         solver: str | solvers.Solver = "auto",
         process_group: ProcessGroup | None = None,
         errors: str = "raise",
+        bias: bool = True,
     ) -> None:
         d = check_group_size(group_size, max(num_features, 1))
         solvers.resolve(solver)
@@ -90,6 +92,7 @@ class ZCAWhitening(Normalization):
             track_running_stats,
             device,
             dtype,
+            bias=bias,
             process_group=process_group,
             errors=errors,
             estimates={"running_mean": (num_features,), "running_whitening": (num_features, d)},
