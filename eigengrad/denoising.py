@@ -122,8 +122,8 @@ def denoise(
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))
         running = RunningEstimates(momentum, num_batches_tracked)
-        running.update(valid, everything, (running_mean, mean), (running_covariance, covariance))
-        running.count()
+        running.record(valid, everything, (running_mean, mean), (running_covariance, covariance))
+        running.commit()
         if running_covariance is not None and running_projection is not None:
             with torch.no_grad():
                 wide = running_covariance.to(P.dtype).unsqueeze(0)

@@ -64,8 +64,8 @@ def batch_moments(data: Tensor, process_group: ProcessGroup | None, errors: str)
         enough = count > 1
     elif observations < 2:
         enough = torch.zeros(1, dtype=torch.bool, device=data.device)
-    if errors == "raise":
-        return Moments(mean, covariance, enough, route)
+    if errors == "raise":  # infinity becomes NaN, which every solver refuses; LAPACK takes infinity without a word
+        return Moments(mean, covariance + 0.0 * covariance, enough, route)
     valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     if enough is not None:
         valid = valid & enough
@@ -106,24 +106,25 @@ class RunningEstimates:
             self.momentum = momentum
         elif num_batches_tracked is not None:
             self.momentum = (num_batches_tracked + 1).reciprocal()  # a tensor: the host need not wait for it
-        self.used: list[Tensor | None] = []
+        self.recorded: list[tuple[Tensor | None, slice, tuple[tuple[Tensor | None, Tensor], ...]]] = []
 
-    def update(self, valid: Tensor | None, block: slice, *pairs: tuple[Tensor | None, Tensor]) -> None:
-        """Move the rows of ``block`` in each running estimate towards new ones, ``(G, d, *)``, in valid groups."""
-        self.used.append(valid)
+    def record(self, valid: Tensor | None, block: slice, *pairs: tuple[Tensor | None, Tensor]) -> None:
+        """Pairs of a running estimate and the batch's own, ``(G, d, *)``, for a block; nothing changes yet."""
+        self.recorded.append((valid, block, pairs))
+
+    def commit(self) -> None:
+        """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any."""
         with torch.no_grad():  # not as a decorator, which Dynamo does not take on a method (torch 2.13)
-            for running, new in pairs:
-                if running is not None:
-                    old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
-                    step = self.momentum * (new.to(old.dtype) - old.view(new.shape))
-                    old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
-
-    def count(self) -> None:
-        """One batch more, if any group made use of it."""
-        if self.num_batches_tracked is not None:
-            masks = [valid.any() for valid in self.used if valid is not None]
-            everywhere = len(masks) < len(self.used)
-            self.num_batches_tracked.add_(1 if everywhere else torch.stack(masks).any())
+            for valid, block, pairs in self.recorded:
+                for running, new in pairs:
+                    if running is not None:
+                        old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
+                        step = self.momentum * (new.to(old.dtype) - old.view(new.shape))
+                        old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
+            if self.num_batches_tracked is not None:
+                masks = [valid.any() for valid, _, _ in self.recorded if valid is not None]
+                certain = len(masks) < len(self.recorded)
+                self.num_batches_tracked.add_(1 if certain else torch.stack(masks).any())
 
 
 def check_input(x: Tensor, training: bool, eps: float, process_group: ProcessGroup | None, errors: str) -> None:

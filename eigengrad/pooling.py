@@ -72,6 +72,8 @@ def pool_covariance(
         if errors == "skip":
             valid = finite & covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
             covariance = torch.where(valid, covariance, identity)
+        else:
+            covariance = covariance + 0.0 * covariance  # infinity becomes NaN, which every solver refuses
         rounding = torch.finfo(data.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
         with explained():
             F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)

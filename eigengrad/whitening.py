@@ -79,8 +79,8 @@ def whiten(
         process_group: processes that share their moments. ``None`` for the moments of this process alone.
         errors: what becomes of a group whose covariance is not finite, by NaN, infinity or overflow, and of a batch
             with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
-            unwhitened batches is worse. ``"skip"`` passes the group on as it is, scale and offset applied, leaves its
-            running estimates untouched, and never waits for the device. Either way no group spoils another.
+            unwhitened batches is worse. ``"skip"`` multiplies the group by the identity, then by scale and offset,
+            leaves its running estimates untouched, and never waits for the device. No group spoils another.
 
     Returns:
         The whitened data, of the shape, dtype and memory format of ``x``.
@@ -123,10 +123,10 @@ def whiten(
             W = _inverse_root(covariance, eps, gradient, solver)
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
-            estimates.update(valid, block, (running_mean, mean), (running_whitening, W))
+            estimates.record(valid, block, (running_mean, mean), (running_whitening, W))
             T, offset = scaled(W, block, weight, bias)
             outputs.append(arrange_back(affine(data, T, mean, offset, route=route), part, size))
-    estimates.count()
+    estimates.commit()
     return together(outputs, x)
 
 
