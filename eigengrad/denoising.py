@@ -24,7 +24,6 @@ from eigengrad.normalization import (
     check_input,
     check_tensors,
     evaluate,
-    explained,
     scaled,
 )
 
@@ -86,7 +85,7 @@ def denoise(
         ValueError: for an input of fewer than two dimensions, a single observation per channel in training, tensors of
             another size, evaluation without running estimates; unless one of ``rank`` and ``energy`` is given, within
             its bounds.
-        torch.linalg.LinAlgError: if the covariance is not finite. (Solver ``"power_iteration"`` returns NaN instead.)
+        torch.linalg.LinAlgError: if the covariance is not finite, with ``errors="raise"``.
 
     Source: Wang et al., NeurIPS 2019, section 4.2.
 
@@ -116,7 +115,7 @@ def denoise(
     everything = slice(0, channels)
     with full_precision(x.device):
         data = arrange(x, channels)
-        mean, covariance, valid, route = batch_moments(data, process_group, errors)
+        mean, covariance, valid, route = batch_moments(data, everything, process_group, errors)
         P = _projection(covariance, eps, rank, energy, gradient, solver)
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
@@ -176,11 +175,10 @@ def _projection(
     scale = _reciprocal_deviations(covariance, eps)
     correlation = scale * covariance * scale.mT
     choose = _leading(rank, energy)
-    with explained():
-        if gradient is None:
-            return projector(correlation, choose, gradient=PowerIteration(), solver=solver)
-        L, V = eigh(correlation, gradient=gradient, solver=solver)
-        return (V * choose(L.detach()).unsqueeze(-2)) @ V.mH
+    if gradient is None:
+        return projector(correlation, choose, gradient=PowerIteration(), solver=solver)
+    L, V = eigh(correlation, gradient=gradient, solver=solver)
+    return (V * choose(L.detach()).unsqueeze(-2)) @ V.mH
 
 
 def _leading(rank: int | None, energy: float | None) -> Callable[[Tensor], Tensor]:

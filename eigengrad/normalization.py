@@ -4,15 +4,15 @@ A layer of either kind is one affine map for each group of channels, ``T (x - me
 in training, from running estimates in evaluation.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad.channel_groups import arrange, arrange_back, parts, together
+from eigengrad.function import Function
 from eigengrad.moments import affine, full_precision, joined, moments
 
 __all__ = [
@@ -20,12 +20,12 @@ __all__ = [
     "Moments",
     "RunningEstimates",
     "batch_moments",
+    "check_finite",
     "check_group_size",
     "check_input",
     "check_settings",
     "check_tensors",
     "evaluate",
-    "explained",
     "scaled",
 ]
 
@@ -55,8 +55,14 @@ class AffineMap(NamedTuple):
     """``(G, d, 1)``."""
 
 
-def batch_moments(data: Tensor, process_group: ProcessGroup | None, errors: str) -> Moments:
+def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None, errors: str) -> Moments:
     """Moments of ``data (B, G, d, M)``, joined over the processes, and identity and zero for skipped groups."""
+    d = data.shape[2]
+
+    def describe(group: int) -> str:
+        first = block.start + group * d
+        return f"channels {first} to {first + d - 1}"
+
     mean, covariance, route = moments(data)
     observations, enough = data.shape[0] * data.shape[3], None
     if process_group is not None:
@@ -64,8 +70,8 @@ def batch_moments(data: Tensor, process_group: ProcessGroup | None, errors: str)
         enough = count > 1
     elif observations < 2:
         enough = torch.zeros(1, dtype=torch.bool, device=data.device)
-    if errors == "raise":  # infinity becomes NaN, which every solver refuses; LAPACK takes infinity without a word
-        return Moments(mean, covariance + 0.0 * covariance, enough, route)
+    if errors == "raise":
+        return Moments(mean, check_finite(covariance, describe), enough, route)
     valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     if enough is not None:
         valid = valid & enough
@@ -164,13 +170,44 @@ def check_group_size(group_size: int | None, channels: int) -> int:
     return channels if group_size is None else group_size
 
 
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """What a failing decomposition means for a layer's user."""
-    try:
-        yield
-    except torch.linalg.LinAlgError as error:
-        raise torch.linalg.LinAlgError(
-            f"{error}\nThe matrices are covariances, one for each group of channels. Look for NaN, infinity or "
-            "overflow in the layer's input, or pass errors='skip' to pass such a group on as it is."
-        ) from error
+def check_finite(covariance: Tensor, describe: Callable[[int], str]) -> Tensor:
+    """The covariances ``(B, d, d)``, once they are finite. (LAPACK takes infinity, and small matrices of NaN, unmoved.)
+
+    The host waits for the answer, as torch's decompositions make it do. A compiled graph cannot ask.
+    """
+    compiling = torch.compiler.is_compiling() or covariance.is_meta
+    return covariance if compiling else _Finite.call(covariance, describe, covariance.shape[0])
+
+
+class _Finite(Function):
+    """The identity. A function, since that is where a tensor is itself even under ``torch.func``."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(covariance: Tensor, describe: Callable[[int], str], matrices: int) -> Tensor:
+        finite = covariance.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = sorted({index % matrices for index in finite.logical_not().nonzero().flatten().tolist()})
+            raise torch.linalg.LinAlgError(
+                f"the covariance of {', '.join(describe(index) for index in bad)} is not finite. Look for NaN, "
+                "infinity or overflow in the layer's input, or pass errors='skip' to leave such a part of it unchanged"
+            )
+        return covariance.view_as(covariance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.view_as(tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], covariance: Tensor, *others: Any) -> tuple[Tensor, int]:
+        checked = _Finite.call(covariance.movedim(in_dims[0], 0).flatten(0, 1), *others)
+        return checked.unflatten(0, (info.batch_size, -1)), 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.matrix_functions import logm, powm, sqrtm
 from eigengrad.moments import full_precision, working_dtype
-from eigengrad.normalization import check_settings, explained
+from eigengrad.normalization import check_finite, check_settings
 
 __all__ = ["check_function", "pool_covariance"]
 
@@ -44,7 +44,7 @@ def pool_covariance(
     Raises:
         ValueError: for an input of fewer than three dimensions, without channels or without positions; for an unknown
             function.
-        torch.linalg.LinAlgError: if a covariance is not finite. (Solver ``"power_iteration"`` returns NaN instead.)
+        torch.linalg.LinAlgError: if a covariance is not finite, with ``errors="raise"``.
 
     Source: Li, Xie, Wang, Zuo, *Is Second-order Information Helpful for Large-scale Visual Recognition?*, ICCV 2017
     (power); Ionescu, Vantzos, Sminchisescu, *Matrix Backpropagation for Deep Networks*, ICCV 2015 (logarithm).
@@ -73,10 +73,9 @@ def pool_covariance(
             valid = finite & covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
             covariance = torch.where(valid, covariance, identity)
         else:
-            covariance = covariance + 0.0 * covariance  # infinity becomes NaN, which every solver refuses
+            covariance = check_finite(covariance, lambda sample: f"sample {sample}")
         rounding = torch.finfo(data.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        with explained():
-            F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
+        F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
         if errors == "skip":
             F = torch.where(valid, F, 0.0)
         row, column = torch.triu_indices(channels, channels, device=x.device)

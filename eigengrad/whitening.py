@@ -25,7 +25,6 @@ from eigengrad.normalization import (
     check_input,
     check_tensors,
     evaluate,
-    explained,
     scaled,
 )
 
@@ -88,7 +87,7 @@ def whiten(
     Raises:
         ValueError: for an input of fewer than two dimensions, a single observation per channel in training, buffers or
             parameters of another size, evaluation without running estimates.
-        torch.linalg.LinAlgError: if a covariance is not finite. (Solver ``"power_iteration"`` returns NaN instead.)
+        torch.linalg.LinAlgError: if a covariance is not finite, with ``errors="raise"``.
 
     Source: Wang et al., NeurIPS 2019, section 4.1; Huang et al., *Decorrelated Batch Normalization*, CVPR 2018.
 
@@ -119,7 +118,7 @@ def whiten(
     with full_precision(x.device):
         for part, block, size in parts(x, d):
             data = arrange(part, size)
-            mean, covariance, valid, route = batch_moments(data, process_group, errors)
+            mean, covariance, valid, route = batch_moments(data, block, process_group, errors)
             W = _inverse_root(covariance, eps, gradient, solver)
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
@@ -148,10 +147,9 @@ def _inverse_root(
     largest one's last place, is lifted to it. One that is further off is wrong, and shows as NaN where it is negative.
     """
     A = covariance + eps * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    with explained():
-        if gradient is None:
-            return inv_sqrtm(A, floor=eps, solver=solver)
-        L, V = eigh(A, gradient=gradient, solver=solver)
+    if gradient is None:
+        return inv_sqrtm(A, floor=eps, solver=solver)
+    L, V = eigh(A, gradient=gradient, solver=solver)
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(eps - rounding < L, L.clamp(min=eps), L)
     return (V * L.rsqrt().unsqueeze(-2)) @ V.mH
