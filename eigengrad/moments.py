@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.nn.functional import all_reduce
 
 from eigengrad.function import Function
 
@@ -68,12 +67,12 @@ def joined(
     are merged, so nothing cancels (Chan, Golub, LeVeque, *Updating Formulae*, 1979).
     """
     own = mean.new_full((1,), observations)
-    packed = all_reduce(torch.cat([(own * mean).flatten(), own]), group=process_group)
+    packed = _Sum.call(torch.cat([(own * mean).flatten(), own]), process_group)
     count = packed[-1:]
     total = count.clamp(min=1)
     joined_mean = packed[:-1].view_as(mean) / total
     away = mean - joined_mean
-    return joined_mean, all_reduce(own * (covariance + away @ away.mT), group=process_group) / total, count
+    return joined_mean, _Sum.call(own * (covariance + away @ away.mT), process_group) / total, count
 
 
 def working_dtype(data: Tensor) -> torch.dtype:
@@ -85,6 +84,34 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     """No autocast, on devices that know it."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
+
+
+class _Sum(Function):
+    """Over the processes. Every one of them depends on every input, so cotangents and tangents are summed as well."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, process_group: ProcessGroup) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total, group=process_group)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
+        _, ctx.process_group = inputs
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return _Sum.call(g, ctx.process_group), None
+
+    @staticmethod
+    def push_forward(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _Sum.call(tangent, ctx.process_group)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, process_group: ProcessGroup) -> tuple[Tensor, int]:
+        return _Sum.call(x, process_group), in_dims[0]
 
 
 class _Moments(Function):
