@@ -21,6 +21,9 @@ lint: $(VENV)/.test
 benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python -m benchmarks.eigh
 	$(VENV)/bin/python -m benchmarks.whitening
+	$(VENV)/bin/python -m benchmarks.matrix_functions
+	$(VENV)/bin/python -m benchmarks.training_step
+	$(VENV)/bin/python -m benchmarks.accuracy
 
 $(VENV)/.lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

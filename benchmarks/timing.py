@@ -52,10 +52,10 @@ def report(name: str, measured: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print ``{case: {rival: figures}}`` and write it to ``results/<name>.json`` with its provenance."""
     for case, rivals in measured.items():
         for rival, figures in rivals.items():
-            print(
-                f"{case:36} ours / {rival:28} {figures['ratio']:.3g}"
-                f"  (quartiles {figures['ratio_lower_quartile']:.3g} to {figures['ratio_upper_quartile']:.3g})"
-            )
+            line = f"{case:36} ours / {rival:28} {figures['ratio']:.3g}"
+            if "ratio_lower_quartile" in figures:
+                line += f"  (quartiles {figures['ratio_lower_quartile']:.3g} to {figures['ratio_upper_quartile']:.3g})"
+            print(line)
     rounded = {
         case: {
             rival: {key: float(f"{value:.4g}") for key, value in figures.items()} for rival, figures in rivals.items()

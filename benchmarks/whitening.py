@@ -66,15 +66,22 @@ def main() -> None:
                 {
                     LITERAL: lambda d=d: literal_whitening(x, d).backward(cotangent),
                     "literal, collected": lambda d=d: literal_whitening(x, d, collected=True).backward(cotangent),
-                    "BatchNorm2d": lambda: batchnorm(x).backward(cotangent),
                 },
-                rounds=5,
+                rounds=3,
                 warmup=1,
+            )
+            measured[f"{label}, d = {d}"] |= ratios(
+                lambda layer=layer: layer(x).backward(cotangent),
+                {"BatchNorm2d": lambda: batchnorm(x).backward(cotangent)},
+                rounds=31,
             )
     report("whitening", measured)
     for label in ("gradient=None", "gradient=PowerIteration(19)"):
         faster = 1 / measured[f"{label}, d = 64"][LITERAL]["ratio"]
         claim(f"the layer step with {label}, d = 64, is at least 15x faster than literal: {faster:.1f}x", faster >= 15)
+        for d, limit in ((8, 1.8), (64, 2.5)):
+            cost = measured[f"{label}, d = {d}"]["BatchNorm2d"]["ratio"]
+            claim(f"with {label}, d = {d}, it costs at most {limit}x BatchNorm's: {cost:.2f}x", cost <= limit)
 
 
 def agreement(layer: eg.nn.ZCAWhitening, x: Tensor, cotangent: Tensor, d: int) -> None:

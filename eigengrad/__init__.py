@@ -1,13 +1,15 @@
 """Eigendecomposition that networks can be trained through.
 
-Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
+Reading order: gradients (the idea), eigh, matrix_functions, whitening, denoising, pooling, nn.
 """
 
 from eigengrad import analysis, gradients, nn, solvers, testing
+from eigengrad.denoising import denoise
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
 from eigengrad.polar import polar, procrustes
+from eigengrad.pooling import pool_covariance
 from eigengrad.svd import svd
 from eigengrad.whitening import whiten
 
@@ -22,6 +24,7 @@ __all__ = [
     "Taylor",
     "Unrolled",
     "analysis",
+    "denoise",
     "eigh",
     "expm",
     "gradients",
@@ -30,6 +33,7 @@ __all__ = [
     "matrix_function",
     "nn",
     "polar",
+    "pool_covariance",
     "powm",
     "procrustes",
     "projector",

@@ -3,23 +3,30 @@
 ZCA whitening multiplies centred data by the inverse square root of its covariance, ``W = (C + eps I)^(-1/2)``. Of all
 matrices that whiten, W is the symmetric one, hence the one that moves the data least. Channels are whitened in groups
 of ``d``; with ``d = 1`` this is batch normalisation.
-
-Data is laid out as ``(B, G, d, M)``: G groups of d channels, observed ``B M`` times. Sums over observations are one
-matrix product per ``b`` and a sum over B, which leaves images where they lie in memory.
 """
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.nn.functional import all_reduce
 
 from eigengrad import solvers
+from eigengrad.channel_groups import arrange, arrange_back, blocks, parts, together
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.moments import affine, full_precision, working_dtype
+from eigengrad.normalization import (
+    AffineMap,
+    RunningEstimates,
+    batch_moments,
+    check_group_size,
+    check_input,
+    check_tensors,
+    evaluate,
+    scaled,
+)
 
 __all__ = ["whiten"]
 
@@ -31,19 +38,25 @@ def whiten(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = True,
-    momentum: float | Tensor = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-4,
     *,
+    num_batches_tracked: Tensor | None = None,
     group_size: int | None = None,
     gradient: GradientRule | Unrolled | None = None,
     solver: str | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
+    errors: str = "raise",
 ) -> Tensor:
     r"""ZCA whitening of each group of channels, over the batch and all positions.
 
     .. math:: y = w \cdot (C + \epsilon I)^{-1/2} (x - \mu) + b, \qquad C = \frac1m \sum (x - \mu)(x - \mu)^T
 
-    The moments and the decomposition are computed in float32 for half precision input, also under autocast.
+    The moments and the decomposition are computed in float32 for half precision input, also under autocast. For the
+    backward pass only ``x`` and O(C d) numbers are kept.
+
+    Fewer observations than channels, and constant or dead channels, are no error: where the covariance vanishes,
+    ``eps`` keeps W finite, and the centred data is zero.
 
     Args:
         x: the input, ``(N, C)`` or ``(N, C, *)``.
@@ -54,20 +67,27 @@ def whiten(
         weight: scale of each channel, ``(C,)``.
         bias: offset of each channel, ``(C,)``.
         training: use the moments of ``x`` (and update the running estimates, where given), or the running estimates.
-        momentum: weight of the new moments, ``running += momentum * (new - running)``.
+        momentum: weight of the new moments, ``running += momentum * (new - running)``; ``None`` for the average of all
+            batches that ``num_batches_tracked`` counts.
         eps: added to the diagonal of the covariance; the default is the paper's. Bounds W by ``eps ** -0.5``.
+        num_batches_tracked: number of batches in the running estimates, ``()``. Updated in place when training.
         group_size: d. All channels by default. The last group is smaller where d does not divide C.
         gradient: ``None`` for the exact derivative of ``(C + eps I)^(-1/2)`` (:func:`eigengrad.inv_sqrtm`), the safe
             choice. With a rule, W is built from eigenvectors that are differentiated by it, as in the paper.
         solver: as for :func:`eigengrad.eigh`.
         process_group: processes that share their moments. ``None`` for the moments of this process alone.
+        errors: what becomes of a group whose covariance is not finite, by NaN, infinity or overflow, and of a batch
+            with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
+            unwhitened batches is worse. ``"skip"`` multiplies the group by the identity, then by scale and offset,
+            leaves its running estimates untouched, and never waits for the device. No group spoils another.
 
     Returns:
-        The whitened data, of the shape and dtype of ``x``.
+        The whitened data, of the shape, dtype and memory format of ``x``.
 
     Raises:
         ValueError: for an input of fewer than two dimensions, a single observation per channel in training, buffers or
             parameters of another size, evaluation without running estimates.
+        torch.linalg.LinAlgError: if a covariance is not finite, with ``errors="raise"``.
 
     Source: Wang et al., NeurIPS 2019, section 4.1; Huang et al., *Decorrelated Batch Normalization*, CVPR 2018.
 
@@ -78,79 +98,44 @@ def whiten(
         >>> torch.allclose(y.T.cov(correction=0), torch.eye(2), atol=1e-2)
         True
     """
-    channels, d = _check(x, running_mean, running_whitening, weight, bias, training, eps, group_size)
-    if training and process_group is None:
-        observations = x.numel() // channels
-        if observations == 1:
-            raise ValueError(f"whitening needs more than one value per channel when training, got {tuple(x.shape)}")
-        if observations == 0:
-            running_mean = running_whitening = None  # nothing was seen: the estimates stay as they are
+    check_input(x, training, eps, process_group, errors)
+    channels = x.shape[1]
+    d = check_group_size(group_size, channels)
+    check_tensors(
+        training,
+        running_mean=(running_mean, (channels,)),
+        running_whitening=(running_whitening, (channels, d)),
+        weight=(weight, (channels,)),
+        bias=(bias, (channels,)),
+    )
+    if not training:
+        assert running_mean is not None and running_whitening is not None
+        dtype = working_dtype(x)
+        maps = evaluation_maps(running_mean.to(dtype), running_whitening.to(dtype), weight, bias)
+        return evaluate(x, maps, d)
 
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    outputs = []
-    with torch.autocast(x.device.type, enabled=False):
-        for block, size in _blocks(channels, d):
-            data = _arrange(x[:, block].to(dtype), size)
-            if training:
-                mean, centred, covariance = _moments(data, process_group)
-                W = _inverse_root(covariance, eps, gradient, solver)
-                _update(running_mean, (block,), mean.flatten(), momentum)
-                _update(running_whitening, (block, slice(size)), W.flatten(0, 1), momentum)
-            else:
-                assert running_mean is not None and running_whitening is not None
-                centred = data - running_mean[block].to(dtype).view(-1, size, 1)
-                W = running_whitening[block, :size].to(dtype).view(-1, size, size)
-            if weight is not None:  # on the small matrix, to spare a pass over the data
-                W = W * weight[block].to(dtype).view(-1, size, 1)
-            y = W @ centred
-            if bias is not None:
-                y = y + bias[block].to(dtype).view(-1, size, 1)
-            outputs.append(_arrange_back(y, x[:, block].shape, size))
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    return y.to(x.dtype)
-
-
-def _blocks(channels: int, d: int) -> Iterator[tuple[slice, int]]:
-    """The channels as one block of groups of size d and, where d does not divide them, one smaller group."""
-    full = channels - channels % d
-    yield slice(0, full), d
-    if full < channels:
-        yield slice(full, channels), channels - full
+    outputs, estimates = [], RunningEstimates(momentum, num_batches_tracked)
+    with full_precision(x.device):
+        for part, block, size in parts(x, d):
+            data = arrange(part, size)
+            mean, covariance, valid, route = batch_moments(data, block, process_group, errors)
+            W = _inverse_root(covariance, eps, gradient, solver)
+            if errors == "skip" and valid is not None:
+                W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
+            estimates.record(valid, block, (running_mean, mean), (running_whitening, W))
+            T, offset = scaled(W, block, weight, bias)
+            outputs.append(arrange_back(affine(data, T, mean, offset, route=route), part, size))
+    estimates.commit()
+    return together(outputs, x)
 
 
-def _arrange(x: Tensor, d: int) -> Tensor:
-    """``(N, C, *)`` to ``(B, G, d, M)``: images stay in place, a view, unless they are too small for a product."""
-    batch, channels, *positions = x.shape
-    if math.prod(positions) >= d:
-        return x.reshape(batch, channels // d, d, math.prod(positions))
-    return x.transpose(0, 1).reshape(1, channels // d, d, batch * math.prod(positions))
-
-
-def _arrange_back(y: Tensor, shape: torch.Size, d: int) -> Tensor:
-    """The inverse of :func:`_arrange`, for an input of ``shape``."""
-    batch, channels, *positions = shape
-    if math.prod(positions) >= d:
-        return y.reshape(shape)
-    return y.reshape(channels, batch, *positions).transpose(0, 1)
-
-
-def _moments(data: Tensor, process_group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``(G, d, 1)``, centred data ``(B, G, d, M)`` and biased covariance ``(G, d, d)``.
-
-    Two passes: the sum of squares minus the squared mean would cancel for data far from zero. The number of
-    observations travels with the sums, so that processes may hold batches of different sizes, or empty ones.
-    """
-    count = data.new_tensor([data.shape[0] * data.shape[3]])
-    total = data.sum(dim=(0, 3))
-    if process_group is not None:
-        count, total = all_reduce(count, group=process_group), all_reduce(total, group=process_group)
-    count = count.clamp(min=1)
-    mean = (total / count).unsqueeze(-1)
-    centred = data - mean
-    scatter = (centred @ centred.mT).sum(dim=0)
-    if process_group is not None:
-        scatter = all_reduce(scatter, group=process_group)
-    return mean, centred, scatter / count
+def evaluation_maps(
+    running_mean: Tensor, running_whitening: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Iterator[AffineMap]:
+    """What evaluation does to each block of channels, in the dtype of the running estimates."""
+    for block, size in blocks(*running_whitening.shape):
+        W = running_whitening[block, :size].reshape(-1, size, size)
+        yield AffineMap(block, running_mean[block].view(-1, size, 1), *scaled(W, block, weight, bias))
 
 
 def _inverse_root(
@@ -168,47 +153,3 @@ def _inverse_root(
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(eps - rounding < L, L.clamp(min=eps), L)
     return (V * L.rsqrt().unsqueeze(-2)) @ V.mH
-
-
-@torch.no_grad()
-def _update(running: Tensor | None, rows: tuple[slice, ...], new: Tensor, momentum: float | Tensor) -> None:
-    if running is not None:
-        old = running[rows]
-        old.add_(momentum * (new.to(old.dtype) - old))
-
-
-def _check(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_whitening: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    group_size: int | None,
-) -> tuple[int, int]:
-    """The number of channels and the group size, once everything fits together."""
-    if x.dim() < 2 or x.shape[1] == 0:
-        raise ValueError(f"x must be (N, C) or (N, C, *) with at least one channel, got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be real and floating point, got {x.dtype}")
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}: it bounds the whitening matrix by eps ** -0.5")
-    channels = x.shape[1]
-    d = channels if group_size is None else group_size
-    if not 1 <= d <= channels:
-        raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
-    if not training and (running_mean is None or running_whitening is None):
-        raise ValueError("training=False needs running_mean and running_whitening; pass both, or training=True")
-    shapes = {
-        "running_mean": (running_mean, (channels,)),
-        "running_whitening": (running_whitening, (channels, d)),
-        "weight": (weight, (channels,)),
-        "bias": (bias, (channels,)),
-    }
-    for name, (tensor, shape) in shapes.items():
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(
-                f"{name} must have shape {shape} for {channels} channels in groups of {d}, got {tuple(tensor.shape)}"
-            )
-    return channels, d

@@ -66,9 +66,11 @@ CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "powm": [lambda A: eg.powm(A, 0.3), lambda A: eg.powm(A, -2)],
     "matrix_function": [lambda A: eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y)],
     "whiten": [lambda A: eg.whiten(points(A.real)[1].reshape(-1, 3), group_size=2, eps=0.1).pow(3)],
+    "denoise": [lambda A: eg.denoise(points(A.real)[1].reshape(-1, 3), rank=2, eps=0.1).pow(3)],
+    "pool_covariance": [lambda A: eg.pool_covariance(points(A.real)[1], eps=0.1)],
 }
 CASES = [(name, call) for name, calls in CALLS.items() for call in calls]
-BATCHED = [(name, call) for name, call in CASES if name != "whiten"]  # which mixes the batch, as it should
+BATCHED = [(name, call) for name, call in CASES if name not in ("whiten", "denoise")]  # which mix the batch
 SPECTRA = {
     "separated": [1.0, 2.0, 3.5],
     "tie": [1.0, 2.0, 2.0],

@@ -140,7 +140,7 @@ def test_state_dict_round_trip(generator: torch.Generator) -> None:
     torch.testing.assert_close(other.eval()(x), layer.eval()(x), rtol=0, atol=0)
     torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x), rtol=0, atol=0)
     assert repr(layer) == (
-        "ZCAWhitening(10, eps=0.0001, momentum=0.1, affine=True, track_running_stats=True, group_size=3)"
+        "ZCAWhitening(10, eps=0.0001, momentum=0.1, affine=True, bias=True, track_running_stats=True, group_size=3)"
     )
 
 
@@ -178,7 +178,7 @@ def test_compile(generator: torch.Generator) -> None:
         (lambda: eg.whiten(torch.zeros(1, 3)), "more than one value per channel"),
         (lambda: eg.whiten(torch.zeros(4, 3), group_size=4), "group_size must lie between 1 and .* 3, got 4"),
         (lambda: eg.whiten(torch.zeros(4, 3), eps=0.0), "eps must be positive"),
-        (lambda: eg.whiten(torch.zeros(4, 3), training=False), "needs running_mean and running_whitening"),
+        (lambda: eg.whiten(torch.zeros(4, 3), training=False), "needs running_mean"),
         (lambda: eg.whiten(torch.zeros(4, 3), torch.zeros(2)), r"running_mean must have shape \(3,\)"),
         (lambda: eg.nn.ZCAWhitening(0), "num_features must be at least 1"),
         (lambda: eg.nn.ZCAWhitening(8, group_size=9), "group_size must lie between"),
@@ -197,22 +197,51 @@ def test_errors(call: object, message: str) -> None:
 def synchronised(rank: int, path: str, x: Tensor, sizes: list[int]) -> None:
     """One of several processes: its own rows of the batch, and the joined result to compare with."""
     torch.distributed.init_process_group("gloo", f"file://{path}", rank=rank, world_size=len(sizes))
-    whole, part = x.clone().requires_grad_(), x.split(sizes)[rank].clone().requires_grad_()
-    joined = eg.nn.ZCAWhitening(x.shape[1], group_size=4)
-    shared = eg.nn.ZCAWhitening(x.shape[1], group_size=4, process_group=torch.distributed.group.WORLD)
-    expected, actual = joined(whole), shared(part)
-    torch.testing.assert_close(actual, expected.split(sizes)[rank])
-    torch.testing.assert_close(shared.running_whitening, joined.running_whitening)
-    (expected**3).sum().backward()
-    (actual**3).sum().backward()
-    assert whole.grad is not None
-    torch.testing.assert_close(part.grad, whole.grad.split(sizes)[rank], rtol=1e-4, atol=1e-4)
+    for errors, gradient in (("raise", None), ("skip", eg.PowerIteration())):
+        whole, part = x.clone().requires_grad_(), x.split(sizes)[rank].clone().requires_grad_()
+        joined, shared = (
+            eg.nn.ZCAWhitening(
+                10, momentum=None, group_size=4, errors=errors, gradient=gradient, process_group=processes
+            )
+            for processes in (None, torch.distributed.group.WORLD)
+        )
+        expected, actual = joined(whole), shared(part)
+        torch.testing.assert_close(actual, expected.split(sizes)[rank], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(shared.state_dict(), joined.state_dict(), rtol=1e-5, atol=1e-5)
+        (expected**3).mean().backward()
+        (actual**3).sum().div(expected.numel()).backward()
+        assert whole.grad is not None
+        torch.testing.assert_close(part.grad, whole.grad.split(sizes)[rank], rtol=1e-5, atol=1e-5)
+        for mine, all_of_it in zip(shared.parameters(), joined.parameters(), strict=True):
+            assert mine.grad is not None
+            torch.distributed.all_reduce(mine.grad)
+            torch.testing.assert_close(mine.grad, all_of_it.grad, rtol=1e-5, atol=1e-5)
+
+    second = []
+    for data, processes in ((x, None), (x.split(sizes)[rank], torch.distributed.group.WORLD)):
+        data = data.double().requires_grad_()
+        loss = (eg.whiten(data, group_size=4, process_group=processes) ** 3).sum()
+        (gradient,) = torch.autograd.grad(loss, data, create_graph=True)
+        second.append(torch.autograd.grad((gradient**2).sum(), data)[0])
+    torch.testing.assert_close(second[1], second[0].split(sizes)[rank])
+
+    # One process's NaN is everybody's: all skip the same group, and stay together.
+    before = shared.running_whitening.clone()
+    bad = 2 * part.detach()
+    bad[:1, 5] = torch.nan
+    shared(bad)
+    torch.testing.assert_close(shared.running_whitening[4:8], before[4:8], rtol=0, atol=0)
+    assert not torch.equal(shared.running_whitening[:4], before[:4])
+    shared(part[:0])  # nobody has seen anything
+    assert shared.num_batches_tracked == 2
+    with pytest.raises(torch.linalg.LinAlgError, match="channels 4 to 7"):
+        eg.whiten(bad, group_size=4, process_group=torch.distributed.group.WORLD)
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("sizes", [[11, 5], [16, 0]])
 def test_two_processes_are_one(sizes: list[int], tmp_path: object, generator: torch.Generator) -> None:
-    """Unequal and empty batches included, gradients included."""
+    """Unequal and empty batches included, gradients included, to 1e-5."""
     x = mixed((16, 10, 3, 3), generator, torch.float32)
     torch.multiprocessing.spawn(synchronised, args=(f"{tmp_path}/rendezvous", x, sizes), nprocs=len(sizes))
 

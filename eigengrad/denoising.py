@@ -1,0 +1,196 @@
+"""Denoising by principal components: the function behind :class:`eigengrad.nn.PCADenoising`.
+
+Channels are standardised, projected on the leading eigenvectors of their correlation matrix, and given a scale and an
+offset. The projector onto a span of eigenvectors depends on the gap at the cut alone, so by default that is where the
+gradient rule applies; the paper differentiates each eigenvector.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from eigengrad import solvers
+from eigengrad.channel_groups import arrange, arrange_back
+from eigengrad.eigh import eigh
+from eigengrad.gradients import GradientRule, PowerIteration, Unrolled
+from eigengrad.matrix_functions import projector
+from eigengrad.moments import affine, full_precision, working_dtype
+from eigengrad.normalization import (
+    AffineMap,
+    RunningEstimates,
+    batch_moments,
+    check_input,
+    check_tensors,
+    evaluate,
+    scaled,
+)
+
+__all__ = ["denoise"]
+
+
+def denoise(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_covariance: Tensor | None = None,
+    running_projection: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-4,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    num_batches_tracked: Tensor | None = None,
+    gradient: GradientRule | Unrolled | None = None,
+    solver: str | solvers.Solver = "auto",
+    process_group: ProcessGroup | None = None,
+    errors: str = "raise",
+) -> Tensor:
+    r"""PCA denoising of the channels, over the batch and all positions.
+
+    .. math:: y = w \cdot P D^{-1} (x - \mu) + b, \qquad D^2 = \mathrm{diag}(C) + \epsilon, \qquad
+              P = \sum_{i \text{ leading}} v_i v_i^T, \quad v_i \text{ eigenvectors of } D^{-1} C D^{-1}
+
+    Moments and decomposition are computed in float32 for half precision input, also under autocast.
+
+    Args:
+        x: the input, ``(N, C)`` or ``(N, C, *)``.
+        running_mean: running estimate of the mean, ``(C,)``. Updated in place when training.
+        running_covariance: running estimate of C, ``(C, C)``. Updated in place when training.
+        running_projection: P of the running covariance, ``(C, C)``: a true projector, which no average of projectors
+            would be. Set in place when training, so that evaluation needs no decomposition.
+        weight: scale of each channel, ``(C,)``.
+        bias: offset of each channel, ``(C,)``.
+        training: use the moments of ``x`` (and update the running estimates, where given), or the running estimates.
+        momentum: weight of the new moments, ``running += momentum * (new - running)``; ``None`` for the average of all
+            batches that ``num_batches_tracked`` counts.
+        eps: added to the variances.
+        rank: how many eigenvectors to keep, from 1 to C. Give this or ``energy``.
+        energy: share of the spectrum to keep, in (0, 1]: as many eigenvectors as are needed for their eigenvalues to
+            make up this share of the sum. The paper's preserved information.
+        num_batches_tracked: number of batches in the running estimates, ``()``. Updated in place when training.
+        gradient: ``None`` for the derivative of the projector with :class:`eigengrad.PowerIteration` across the cut
+            (:func:`eigengrad.projector`). With a rule, eigenvectors are differentiated by it, as in the paper.
+        solver: as for :func:`eigengrad.eigh`.
+        process_group: processes that share their moments. ``None`` for the moments of this process alone.
+        errors: as for :func:`eigengrad.whiten`; what is skipped is the whole batch.
+
+    Returns:
+        The denoised data, of the shape, dtype and memory format of ``x``.
+
+    Raises:
+        ValueError: for an input of fewer than two dimensions, a single observation per channel in training, tensors of
+            another size, evaluation without running estimates; unless one of ``rank`` and ``energy`` is given, within
+            its bounds.
+        torch.linalg.LinAlgError: if the covariance is not finite, with ``errors="raise"``.
+
+    Source: Wang et al., NeurIPS 2019, section 4.2.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> signal = torch.randn(1000, 1) * torch.tensor([1.0, -1.0, 1.0, 1.0])
+        >>> y = eg.denoise(signal + 0.1 * torch.randn(1000, 4), rank=1)
+        >>> int(torch.linalg.matrix_rank(y, rtol=1e-3))
+        1
+    """
+    check_input(x, training, eps, process_group, errors)
+    channels = x.shape[1]
+    check_rank(rank, energy, channels)
+    check_tensors(
+        training,
+        running_mean=(running_mean, (channels,)),
+        running_covariance=(running_covariance, (channels, channels)),
+        running_projection=(running_projection, (channels, channels)),
+        weight=(weight, (channels,)),
+        bias=(bias, (channels,)),
+    )
+    if not training:
+        assert running_mean is not None and running_covariance is not None and running_projection is not None
+        mean, covariance, P = (e.to(working_dtype(x)) for e in (running_mean, running_covariance, running_projection))
+        return evaluate(x, [evaluation_map(mean, covariance, P, weight, bias, eps)], channels)
+
+    everything = slice(0, channels)
+    with full_precision(x.device):
+        data = arrange(x, channels)
+        mean, covariance, valid, route = batch_moments(data, everything, process_group, errors)
+        P = _projection(covariance, eps, rank, energy, gradient, solver)
+        matrix = P * _reciprocal_deviations(covariance, eps).mT
+        if errors == "skip" and valid is not None:
+            matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))
+        running = RunningEstimates(momentum, num_batches_tracked)
+        running.record(valid, everything, (running_mean, mean), (running_covariance, covariance))
+        running.commit()
+        if running_covariance is not None and running_projection is not None:
+            with torch.no_grad():
+                wide = running_covariance.to(P.dtype).unsqueeze(0)
+                settled = _projection(wide, eps, rank, energy, None, solver)
+                old = running_projection.unsqueeze(0)
+                new = settled.to(old.dtype)
+                running_projection.copy_((new if valid is None else torch.where(valid, new, old)).squeeze(0))
+        T, offset = scaled(matrix, everything, weight, bias)
+        return arrange_back(affine(data, T, mean, offset, route=route), x, channels)
+
+
+def evaluation_map(
+    running_mean: Tensor,
+    running_covariance: Tensor,
+    running_projection: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> AffineMap:
+    """What evaluation does to all channels, in the dtype of the running estimates."""
+    everything = slice(0, len(running_mean))
+    matrix = running_projection * _reciprocal_deviations(running_covariance, eps).mT
+    return AffineMap(everything, running_mean.view(1, -1, 1), *scaled(matrix.unsqueeze(0), everything, weight, bias))
+
+
+def check_rank(rank: int | None, energy: float | None, channels: int) -> None:
+    """Exactly one of the two, within its bounds."""
+    if (rank is None) == (energy is None):
+        raise ValueError(f"give either rank or energy, got rank={rank} and energy={energy}")
+    if rank is not None and not 1 <= rank <= channels:
+        raise ValueError(f"rank must lie between 1 and the number of channels, {channels}, got {rank}")
+    if energy is not None and not 0 < energy <= 1:
+        raise ValueError(f"energy must lie in (0, 1], got {energy}: it is a share of the spectrum")
+
+
+def _reciprocal_deviations(covariance: Tensor, eps: float) -> Tensor:
+    """``(diag(C) + eps)^(-1/2)``, ``(*, d, 1)``."""
+    return (covariance.diagonal(dim1=-2, dim2=-1) + eps).rsqrt().unsqueeze(-1)
+
+
+def _projection(
+    covariance: Tensor,
+    eps: float,
+    rank: int | None,
+    energy: float | None,
+    gradient: GradientRule | Unrolled | None,
+    solver: str | solvers.Solver,
+) -> Tensor:
+    """P, ``(*, d, d)``, by the correlation matrix."""
+    scale = _reciprocal_deviations(covariance, eps)
+    correlation = scale * covariance * scale.mT
+    choose = _leading(rank, energy)
+    if gradient is None:
+        return projector(correlation, choose, gradient=PowerIteration(), solver=solver)
+    L, V = eigh(correlation, gradient=gradient, solver=solver)
+    return (V * choose(L.detach()).unsqueeze(-2)) @ V.mH
+
+
+def _leading(rank: int | None, energy: float | None) -> Callable[[Tensor], Tensor]:
+    """Which of ascending eigenvalues ``(*, d)`` to keep. A mask, so that the host need not know how many they are."""
+
+    def choose(L: Tensor) -> Tensor:
+        below = torch.arange(L.shape[-1] - 1, -1, -1, device=L.device)  # how many eigenvalues are larger
+        if rank is not None:
+            return (below < rank).expand(L.shape)
+        assert energy is not None
+        wide = L.clamp_min(0.0).double()  # rounding leaves small negative ones
+        up_to_here = wide.cumsum(dim=-1)
+        return (up_to_here > (1.0 - energy) * up_to_here[..., -1:]) | (below == 0)
+
+    return choose

@@ -1,0 +1,213 @@
+"""What whitening and denoising share with batch normalisation: checks, the batch's moments, running estimates.
+
+A layer of either kind is one affine map for each group of channels, ``T (x - mean) + offset``: from the batch's moments
+in training, from running estimates in evaluation.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from eigengrad.channel_groups import arrange, arrange_back, parts, together
+from eigengrad.function import Function
+from eigengrad.moments import affine, full_precision, joined, moments
+
+__all__ = [
+    "AffineMap",
+    "Moments",
+    "RunningEstimates",
+    "batch_moments",
+    "check_finite",
+    "check_group_size",
+    "check_input",
+    "check_settings",
+    "check_tensors",
+    "evaluate",
+    "scaled",
+]
+
+
+class Moments(NamedTuple):
+    """Of one block of groups in one batch."""
+
+    mean: Tensor
+    """``(G, d, 1)``."""
+    covariance: Tensor
+    """``(G, d, d)``, biased."""
+    valid: Tensor | None
+    """Which groups may enter the running estimates, ``(G, 1, 1)`` or one for all; ``None`` if every one may."""
+    route: Tensor
+    """Of :func:`eigengrad.moments.moments`."""
+
+
+class AffineMap(NamedTuple):
+    """``T (x - mean) + offset`` for the groups of size d in one block of channels."""
+
+    block: slice
+    mean: Tensor
+    """``(G, d, 1)``."""
+    T: Tensor
+    """``(G, d, d)``."""
+    offset: Tensor
+    """``(G, d, 1)``."""
+
+
+def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None, errors: str) -> Moments:
+    """Moments of ``data (B, G, d, M)``, joined over the processes, and identity and zero for skipped groups."""
+    d = data.shape[2]
+
+    def describe(group: int) -> str:
+        first = block.start + group * d
+        return f"channels {first} to {first + d - 1}"
+
+    mean, covariance, route = moments(data)
+    observations, enough = data.shape[0] * data.shape[3], None
+    if process_group is not None:
+        mean, covariance, count = joined(mean, covariance, observations, process_group)
+        enough = count > 1
+    elif observations < 2:
+        enough = torch.zeros(1, dtype=torch.bool, device=data.device)
+    if errors == "raise":
+        return Moments(mean, check_finite(covariance, describe), enough, route)
+    valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    if enough is not None:
+        valid = valid & enough
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    return Moments(torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity), valid, route)
+
+
+def scaled(matrix: Tensor, block: slice, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """T and offset of ``matrix (G, d, d)`` and each channel's scale and offset: the data is not touched once more."""
+    dtype, shape = matrix.dtype, (*matrix.shape[:2], 1)
+    T = matrix if weight is None else matrix * weight[block].to(dtype).view(shape)
+    return T, matrix.new_zeros(shape) if bias is None else bias[block].to(dtype).view(shape)
+
+
+def evaluate(x: Tensor, maps: Iterable[AffineMap], d: int) -> Tensor:
+    """All channels of ``x (N, C, *)``, in groups of d, through the maps of their blocks."""
+    outputs = []
+    with full_precision(x.device):
+        for (part, _, size), (_, mean, T, offset) in zip(parts(x, d), maps, strict=True):
+            outputs.append(arrange_back(affine(arrange(part, size), T, mean, offset), part, size))
+    return together(outputs, x)
+
+
+class RunningEstimates:
+    """One batch's update of running estimates, in place, and of the number of batches in them.
+
+    Args:
+        momentum: weight of the batch; ``None`` for the average of all batches counted.
+        num_batches_tracked: ``()``, or ``None`` where nobody counts.
+    """
+
+    def __init__(self, momentum: float | None, num_batches_tracked: Tensor | None) -> None:
+        if momentum is None and num_batches_tracked is None:
+            raise ValueError("momentum=None averages all batches: pass num_batches_tracked, or a number as momentum")
+        self.num_batches_tracked = num_batches_tracked
+        self.momentum: float | Tensor = 0.0
+        if momentum is not None:
+            self.momentum = momentum
+        elif num_batches_tracked is not None:
+            self.momentum = (num_batches_tracked + 1).reciprocal()  # a tensor: the host need not wait for it
+        self.recorded: list[tuple[Tensor | None, slice, tuple[tuple[Tensor | None, Tensor], ...]]] = []
+
+    def record(self, valid: Tensor | None, block: slice, *pairs: tuple[Tensor | None, Tensor]) -> None:
+        """Pairs of a running estimate and the batch's own, ``(G, d, *)``, for a block; nothing changes yet."""
+        self.recorded.append((valid, block, pairs))
+
+    def commit(self) -> None:
+        """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any."""
+        with torch.no_grad():  # not as a decorator, which Dynamo does not take on a method (torch 2.13)
+            for valid, block, pairs in self.recorded:
+                for running, new in pairs:
+                    if running is not None:
+                        old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
+                        step = self.momentum * (new.to(old.dtype) - old.view(new.shape))
+                        old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
+            if self.num_batches_tracked is not None:
+                masks = [valid.any() for valid, _, _ in self.recorded if valid is not None]
+                certain = len(masks) < len(self.recorded)
+                self.num_batches_tracked.add_(1 if certain else torch.stack(masks).any())
+
+
+def check_input(x: Tensor, training: bool, eps: float, process_group: ProcessGroup | None, errors: str) -> None:
+    """Whether ``x`` and the settings make sense."""
+    if x.dim() < 2 or x.shape[1] == 0:
+        raise ValueError(f"x must be (N, C) or (N, C, *) with at least one channel, got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be real and floating point, got {x.dtype}")
+    check_settings(eps, errors)
+    if training and process_group is None and errors == "raise" and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"training needs more than one value per channel, got {tuple(x.shape)}; pass more, or errors='skip'"
+        )
+
+
+def check_tensors(training: bool, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """Whether parameters and running estimates, ``name=(tensor, shape)``, are there and of the right shapes."""
+    for name, (tensor, shape) in expected.items():
+        if tensor is None and name.startswith("running") and not training:
+            raise ValueError(f"training=False needs {name}; pass it, or training=True")
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {shape} for {shape[0]} channels, got {tuple(tensor.shape)}")
+
+
+def check_settings(eps: float, errors: str) -> None:
+    """What is known before there is any input."""
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}: it is added to variances that may be zero")
+    if errors not in ("raise", "skip"):
+        raise ValueError(f"errors must be 'raise' or 'skip', got {errors!r}")
+
+
+def check_group_size(group_size: int | None, channels: int) -> int:
+    """The group size d, all channels by default."""
+    if group_size is not None and not 1 <= group_size <= channels:
+        raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
+    return channels if group_size is None else group_size
+
+
+def check_finite(covariance: Tensor, describe: Callable[[int], str]) -> Tensor:
+    """The covariances ``(B, d, d)``, once they are finite. (LAPACK takes infinity, and small matrices of NaN, unmoved.)
+
+    The host waits for the answer, as torch's decompositions make it do. A compiled graph cannot ask.
+    """
+    compiling = torch.compiler.is_compiling() or covariance.is_meta
+    return covariance if compiling else _Finite.call(covariance, describe, covariance.shape[0])
+
+
+class _Finite(Function):
+    """The identity. A function, since that is where a tensor is itself even under ``torch.func``."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(covariance: Tensor, describe: Callable[[int], str], matrices: int) -> Tensor:
+        finite = covariance.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad = sorted({index % matrices for index in finite.logical_not().nonzero().flatten().tolist()})
+            raise torch.linalg.LinAlgError(
+                f"the covariance of {', '.join(describe(index) for index in bad)} is not finite. Look for NaN, "
+                "infinity or overflow in the layer's input, or pass errors='skip' to leave such a part of it unchanged"
+            )
+        return covariance.view_as(covariance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return tangent.view_as(tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], covariance: Tensor, *others: Any) -> tuple[Tensor, int]:
+        checked = _Finite.call(covariance.movedim(in_dims[0], 0).flatten(0, 1), *others)
+        return checked.unflatten(0, (info.batch_size, -1)), 0

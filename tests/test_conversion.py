@@ -1,0 +1,169 @@
+"""Whitening put into networks in place of BatchNorm, folded into convolutions, and exported to ONNX."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import eigengrad as eg
+from eigengrad_lab.models import BasicBlock, ResNet
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+def trained(layer: eg.nn.ZCAWhitening | eg.nn.PCADenoising, *shape: int) -> nn.Module:
+    """In evaluation, with parameters and running estimates of its own."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
+    mixing = torch.eye(shape[1]) + 0.3 * torch.randn(shape[1], shape[1], generator=generator)
+    layer(torch.einsum("cd,nd...->nc...", mixing, draw(*shape)))
+    return layer.eval()
+
+
+def small_resnet(extra: nn.Module) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet(BasicBlock, widths=(8, 16), depths=(1, 1), extra=extra, inputs=3, classes=10)
+
+
+def test_convert_keeps_what_was_learned() -> None:
+    """Every layer, a whole network: evaluation is unchanged, and training goes on."""
+    network, images = small_resnet(nn.BatchNorm2d(64)), draw(4, 3, 8, 8)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network(images)
+    expected = network.eval()(images)
+    converted = eg.nn.convert(copy.deepcopy(network), group_size=8)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
+    torch.testing.assert_close(converted(images), expected, rtol=1e-4, atol=1e-4)
+    assert not any(module.training for module in converted.modules())
+    converted.train()(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in converted.parameters())
+
+
+def test_convert_chooses() -> None:
+    network = eg.nn.convert(
+        small_resnet(nn.BatchNorm2d(64)), lambda name, layer: name == "stem.1", gradient=eg.Taylor()
+    )
+    kinds = [type(module) for module in network.modules()]
+    assert kinds.count(eg.nn.ZCAWhitening) == 1
+    assert kinds.count(nn.BatchNorm2d) == 6
+    assert network.stem[1].gradient == eg.Taylor()
+    assert network.stem[1].group_size == 64
+
+
+def test_convert_carries_every_setting() -> None:
+    old = nn.BatchNorm1d(6, eps=0.01, momentum=None, affine=True, dtype=torch.float64, bias=False)
+    nn.init.uniform_(old.weight)
+    old.weight.requires_grad_(False)
+    old(draw(9, 6).double())
+    new = eg.nn.convert(old.eval(), group_size=16)
+    assert isinstance(new, eg.nn.ZCAWhitening)
+    assert (new.eps, new.momentum, new.group_size, new.training) == (0.01, None, 6, False)
+    assert new.weight is not None
+    assert not new.weight.requires_grad
+    assert new.bias is None
+    assert new.num_batches_tracked == 1
+    torch.testing.assert_close(new(draw(5, 6).double()), old(draw(5, 6).double()))
+    bare = eg.nn.convert(nn.BatchNorm3d(6, affine=False, track_running_stats=False))
+    assert not list(bare.parameters())
+    assert not list(bare.buffers())
+    assert eg.nn.convert(nn.BatchNorm2d(6), eps=0.1).eps == 0.1
+    assert eg.nn.convert(nn.SyncBatchNorm(6)).process_group is None  # no processes were started
+
+
+def test_convert_shared_layers() -> None:
+    """A layer in two places stays one layer in two places."""
+    shared = nn.BatchNorm1d(4)
+    network = eg.nn.convert(nn.Sequential(shared, nn.ReLU(), shared))
+    assert network[0] is network[2]
+    assert isinstance(network[0], eg.nn.ZCAWhitening)
+
+
+def test_convert_errors() -> None:
+    with pytest.raises(ValueError, match="no batch normalisation layer was chosen"):
+        eg.nn.convert(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(ValueError, match="no batch normalisation layer was chosen"):
+        eg.nn.convert(nn.Sequential(nn.BatchNorm1d(3)), lambda name, layer: False)
+    with pytest.raises(ValueError, match="0 is lazy"):
+        eg.nn.convert(nn.Sequential(nn.LazyBatchNorm1d()))
+
+
+LINEAR = {
+    "linear": (lambda: nn.Linear(5, 12), (7, 5)),
+    "without bias": (lambda: nn.Linear(5, 12, bias=False), (7, 5)),
+    "1d": (lambda: nn.Conv1d(4, 12, 3, stride=2), (7, 4, 9)),
+    "2d": (lambda: nn.Conv2d(4, 12, 3, padding=1, bias=False), (7, 4, 5, 5)),
+    "3d": (lambda: nn.Conv3d(4, 12, 2), (7, 4, 3, 4, 5)),
+    "grouped": (lambda: nn.Conv2d(4, 12, 3, groups=2, dilation=2), (7, 4, 7, 7)),
+    "padded by reflection": (lambda: nn.Conv2d(4, 12, 3, padding=1, padding_mode="reflect"), (7, 4, 5, 5)),
+}
+LAYERS = {
+    "whitening": lambda: eg.nn.ZCAWhitening(12),
+    "groups": lambda: eg.nn.ZCAWhitening(12, group_size=3),
+    "a smaller last group": lambda: eg.nn.ZCAWhitening(12, group_size=5),
+    "no parameters": lambda: eg.nn.ZCAWhitening(12, group_size=3, affine=False),
+    "denoising": lambda: eg.nn.PCADenoising(12, rank=4),
+}
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize("name", LAYERS)
+def test_fold(name: str, kind: str) -> None:
+    """One layer does what two did, and neither of them has changed."""
+    torch.manual_seed(0)
+    make, shape = LINEAR[kind]
+    linear, x = make(), draw(*shape)
+    layer = trained(LAYERS[name](), *linear(x).shape)
+    before = copy.deepcopy(linear.state_dict())
+    if kind == "grouped" and name not in ("groups", "no parameters"):
+        with pytest.raises(ValueError, match=r"belong to several of the convolution's 2 groups"):
+            eg.nn.fold(layer, linear)
+        return
+    folded = eg.nn.fold(layer, linear)
+    assert type(folded) is type(linear)
+    torch.testing.assert_close(folded(x), layer(linear(x)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear.state_dict(), before, rtol=0, atol=0)
+    assert folded.bias is not None
+    assert folded.bias.requires_grad
+
+
+def test_fold_errors() -> None:
+    layer, linear = eg.nn.ZCAWhitening(4), nn.Linear(3, 4)
+    with pytest.raises(TypeError, match=r"layer must be a layer of eigengrad\.nn, got BatchNorm1d"):
+        eg.nn.fold(nn.BatchNorm1d(4), linear)
+    with pytest.raises(TypeError, match="got ConvTranspose2d"):
+        eg.nn.fold(layer, nn.ConvTranspose2d(3, 4, 1))
+    with pytest.raises(ValueError, match="linear has 5 outputs, but layer has 4 channels"):
+        eg.nn.fold(layer, nn.Linear(3, 5))
+    with pytest.raises(ValueError, match="no running estimates"):
+        eg.nn.fold(eg.nn.ZCAWhitening(4, track_running_stats=False), linear)
+
+
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "as it is"])
+def test_onnx(fold: bool, tmp_path: Path) -> None:
+    """The evaluation network runs in onnxruntime with the same result, for any batch size, whitened or folded."""
+    network = small_resnet(eg.nn.ZCAWhitening(64, group_size=24))
+    network(draw(16, 3, 8, 8))
+    expected_network = copy.deepcopy(network.eval())
+    if fold:
+        network.stem[0] = eg.nn.fold(network.stem[1], network.stem[0])
+        network.stem[1] = nn.Identity()
+        images = draw(2, 3, 8, 8)
+        torch.testing.assert_close(network(images), expected_network(images), rtol=1e-5, atol=1e-5)
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(network, (draw(2, 3, 8, 8),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    assert program is not None
+    program.save(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    for images in (draw(2, 3, 8, 8, seed=1), draw(5, 3, 8, 8, seed=2)):
+        (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        np.testing.assert_allclose(actual, expected_network(images).detach(), rtol=1e-4, atol=1e-5)
