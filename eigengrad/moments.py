@@ -21,11 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from eigengrad.function import Function
 
-__all__ = ["affine", "full_precision", "joined", "moments", "working_dtype"]
+__all__ = ["affine", "full_precision", "moments", "working_dtype"]
 
 CACHE = 2**20
 """Bytes of a piece for each thread on CPU, so that its core still has them in its cache at the second reading."""
@@ -58,23 +57,6 @@ def affine(data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, *, route: Tens
     return _Affine.call(data if route is None else route, data, T, mean, offset)
 
 
-def joined(
-    mean: Tensor, covariance: Tensor, observations: int, process_group: ProcessGroup
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, covariance and number ``(1,)`` of all processes' observations, from those of each process.
-
-    Batches may differ in size, and be empty: the numbers travel with the sums. Moments about each process's own mean
-    are merged, so nothing cancels (Chan, Golub, LeVeque, *Updating Formulae*, 1979).
-    """
-    own = mean.new_full((1,), observations)
-    packed = _Sum.call(torch.cat([(own * mean).flatten(), own]), process_group)
-    count = packed[-1:]
-    total = count.clamp(min=1)
-    joined_mean = packed[:-1].view_as(mean) / total
-    away = mean - joined_mean
-    return joined_mean, _Sum.call(own * (covariance + away @ away.mT), process_group) / total, count
-
-
 def working_dtype(data: Tensor) -> torch.dtype:
     """What moments and matrices are computed in: float32 for half precision."""
     return torch.promote_types(data.dtype, torch.float32)
@@ -84,34 +66,6 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     """No autocast, on devices that know it."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
-
-
-class _Sum(Function):
-    """Over the processes. Every one of them depends on every input, so cotangents and tangents are summed as well."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(x: Tensor, process_group: ProcessGroup) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(total, group=process_group)
-        return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
-        _, ctx.process_group = inputs
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _Sum.call(g, ctx.process_group), None
-
-    @staticmethod
-    def push_forward(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return _Sum.call(tangent, ctx.process_group)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, process_group: ProcessGroup) -> tuple[Tensor, int]:
-        return _Sum.call(x, process_group), in_dims[0]
 
 
 class _Moments(Function):

@@ -13,7 +13,8 @@ from torch.distributed import ProcessGroup
 
 from eigengrad.channel_groups import arrange, arrange_back, parts, together
 from eigengrad.function import Function
-from eigengrad.moments import affine, full_precision, joined, moments
+from eigengrad.moments import affine, full_precision, moments
+from eigengrad.processes import joined
 
 __all__ = [
     "AffineMap",

@@ -79,7 +79,8 @@ def whiten(
         errors: what becomes of a group whose covariance is not finite, by NaN, infinity or overflow, and of a batch
             with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
             unwhitened batches is worse. ``"skip"`` multiplies the group by the identity, then by scale and offset,
-            leaves its running estimates untouched, and never waits for the device. No group spoils another.
+            leaves its running estimates untouched, and never waits for the device. No group spoils another. (A compiled
+            graph cannot ask; with ``"raise"``, it stops where the solver does.)
 
     Returns:
         The whitened data, of the shape, dtype and memory format of ``x``.
