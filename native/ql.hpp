@@ -22,8 +22,7 @@ struct Blocks {
     V end, at_end;               // the lowest row seen so far that no coupling ties to the one above it
 
     EIGENGRAD_INLINE void begin(int n, V at) {
-        first = last = end = V(T(n)), at_end = at;
-        end = V(T(n - 1));
+        first = last = V(T(n)), end = V(T(n - 1)), at_end = at;
         at_first = after_first = coupling = at_last = V(T(1));
     }
 
@@ -66,10 +65,8 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
         V length = sqrt(fma(slope, slope, V(T(1))));
         V g = blocks.at_last - blocks.at_first + blocks.coupling / (slope + copysign(length, slope));
         V start = g, c = V(T(1)), s = V(T(1)), p = V(T(0));
-        V above = d[n - 1];
-        blocks.begin(n, above);
+        V above = d[n - 1], dk1 = above;
         int highest = lowest;
-        V dk1 = above;
         for (int k = n - 2; k >= lowest; --k) {
             V at = V(T(k)), dk = d[k], ek = e[k];
             auto starting = last == V(T(k + 1));
@@ -83,6 +80,9 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
             V r = sqrt(select(turning, r2, V(T(1))));
             c = select(turning, g / r, V(T(1)));
             s = select(turning, f / r, V(T(0)));
+            // Rounding of r stretches every vector the rotation meets. Half of c^2 + s^2 - 1 takes that back.
+            V stretch = V(T(-0.5)) * fma(s, s, fma(c, c, V(T(-1))));
+            c = fma(c, stretch, c), s = fma(s, stretch, s);
             rotate(k, c, s);
             // Row k + 1 is final now: its entry, and its coupling to k + 2.
             V shifted = dk1 - p;
@@ -90,10 +90,12 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
             p = s * r1;
             V done = select(active, shifted + p, dk1);
             d[k + 1] = done;
-            if (k + 1 < n - 1) {
+            if (k + 1 == n - 1) {
+                blocks.begin(n, done);
+            } else {
                 V coupling = select(without(active, starting), select(turning, r, V(T(0))), e[k + 1]);
                 e[k + 1] = blocks.see(k + 1, done, above, coupling);
-            } 
+            }
             above = done;
             g = fma(c, r1, -b);
             dk1 = select(ending, dk - p, dk);

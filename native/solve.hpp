@@ -4,6 +4,7 @@
 
 #include "jacobi.hpp"
 #include "ql.hpp"
+#include "rayleigh.hpp"
 #include "rotations.hpp"
 #include "simd.hpp"
 #include "transpose.hpp"
@@ -260,15 +261,16 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     using P = typename V::part;
     constexpr int W = P::lanes, G = V::parts, capacity = Sweeps<P>::capacity;
     const long ld = leading(n);
-    const long numbers = G * n * ld + 8L * n + 2L * capacity * n * G;  // vectors of one group
-    P* next = static_cast<P*>(memory.reserve(memory.owner, (numbers + 3L * n * G) * sizeof(P) + W * W * sizeof(T)));
+    const bool refined = sizeof(T) == 4 && n > 32;  // up to 32 the sweeps' eigenvalues are as good as LAPACK's
+    const long numbers = (G + refined) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
+    P* next = static_cast<P*>(memory.reserve(memory.owner, numbers * sizeof(P)));
     V* d = reinterpret_cast<V*>(next);
     V *e = d + n, *rank = e + n;
     next += 3L * n * G;
     P* q[G];
     for (int g = 0; g < G; ++g) q[g] = next, next += n * ld;
-    P* work = next;
-    next += 8L * n;
+    P *again = next, *work = again + refined * n * ld;
+    next = work + 8L * n;
     Sweeps<P> sweeps[G];
     for (int g = 0; g < G; ++g) {
         sweeps[g].rotations = reinterpret_cast<Rotation<P>*>(next), sweeps[g].stride = n;
@@ -304,6 +306,17 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
             if (sweeps[0].count == capacity) flush();
         });
     flush();
+    if (refined)
+        for (int g = 0; g < G; ++g) {
+            auto from = part_of<V>(in, g);
+            if (from.count <= 0) break;
+            load_triangle<T, W>(from, n, again, ld, 1);
+            Scale<P> own;
+            scale_triangle(again, n, ld, own);
+            P* dg = work;
+            rayleigh_quotients(again, q[g], n, ld, dg);
+            for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
+        }
     scale.good = without(scale.good, stuck);
     for (int g = 0; g < G; ++g) {
         Scale<P> own;
@@ -312,7 +325,7 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) q[g][i * ld + j] = own.vector(q[g][i * ld + j]);
     }
-    store_group<V>(values, vectors, n, d, rank, q, ld, 1, scale, reinterpret_cast<T*>(next));
+    store_group<V>(values, vectors, n, d, rank, q, ld, 1, scale, reinterpret_cast<T*>(work));
 }
 
 template <class V>
