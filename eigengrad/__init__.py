@@ -3,10 +3,11 @@
 Reading order: gradients (the idea), eigh, matrix_functions, whitening, nn.
 """
 
-from eigengrad import analysis, gradients, nn, solvers, testing
+from eigengrad import analysis, gradients, native, nn, solvers, testing
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import expm, inv_sqrtm, logm, matrix_function, powm, projector, sqrtm
+from eigengrad.native import show_config
 from eigengrad.polar import polar, procrustes
 from eigengrad.svd import svd
 from eigengrad.whitening import whiten
@@ -28,11 +29,13 @@ __all__ = [
     "inv_sqrtm",
     "logm",
     "matrix_function",
+    "native",
     "nn",
     "polar",
     "powm",
     "procrustes",
     "projector",
+    "show_config",
     "solvers",
     "sqrtm",
     "svd",

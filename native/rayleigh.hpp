@@ -1,7 +1,7 @@
 // Eigenvalues once more, from the eigenvectors: v^T A v / v^T v.
 //
-// The QL sweeps leave an error in each eigenvalue that grows with n, in single precision to a multiple of LAPACK's.
-// The quotient's own error does not grow, and an error of the vector enters it squared.
+// The QL sweeps leave an error in each eigenvalue that grows with n, to a multiple of LAPACK's. The quotient's own error
+// hardly grows, and an error of the vector enters it squared.
 
 #pragma once
 

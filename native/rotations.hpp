@@ -85,6 +85,8 @@ struct Sweeps {
         if (t < count) sweep_once<R>(rows, ld, sweep(t), low[t], high[t]);
     }
 
+    void forget() { count = 0; }
+
     // Rotates the columns of q (n, n; rows ld apart) and forgets the sweeps.
     void apply(V* q, int n, long ld) {
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -104,7 +106,7 @@ struct Sweeps {
         int i = 0;
         for (; i + R <= n; i += R) apply_to_rows<R>(q + i * ld, ld);
         for (; i < n; ++i) apply_to_rows<1>(q + i * ld, ld);
-        count = 0;
+        forget();
     }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "jacobi.hpp"
+#include "kernel.hpp"
 #include "ql.hpp"
 #include "rayleigh.hpp"
 #include "rotations.hpp"
@@ -178,12 +179,6 @@ EIGENGRAD_INLINE void ranks(const V* d, int n, V* rank) {
     }
 }
 
-// Memory of one thread, grown and never shrunk.
-struct Workspace {
-    void* (*reserve)(void* owner, long bytes);
-    void* owner;
-};
-
 template <class V>
 EIGENGRAD_INLINE void scale_triangle(V* a, int n, long ld, Scale<V>& scale) {
     for (int i = 0; i < n; ++i)
@@ -223,8 +218,8 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
     using P = typename V::part;
     constexpr int W = P::lanes;
     const long ld = leading(n);
-    V* a = static_cast<V*>(memory.reserve(memory.owner, (n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
-    V *d = a + n * ld, *e = d + n, *rank = e + n, *work = rank + n;
+    V* a = static_cast<V*>(memory.reserve(memory.owner, (2 * n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
+    V *again = a + n * ld, *d = again + n * ld, *e = d + n, *rank = e + n, *work = rank + n;
     for (int g = 0; g < V::parts; ++g) {
         auto from = part_of<V>(in, g);
         if (from.count <= 0) from = in, from.count = 1;
@@ -232,6 +227,8 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
     }
     Scale<V> scale;
     scale_triangle(a, n, ld, scale);
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) again[i * ld + j] = a[i * ld + j];
     tridiagonalise(a, n, ld, d, e, work);
     auto stuck = implicit_ql(
         d, e, n,
@@ -244,6 +241,7 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
             }
         },
         [](int, int) {});
+    rayleigh_quotients(again, a, n, ld, d);
     scale.good = without(scale.good, stuck);
     for (int i = 0; i < n; ++i)
         for (int j = 0; j < n; ++j) a[i * ld + j] = scale.vector(a[i * ld + j]);
@@ -253,7 +251,7 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
 }
 
 // Long matrices: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups share; the
-// rotations are recorded and applied to Q several sweeps at a time.
+// rotations are recorded and applied to Q several sweeps at a time. V is a pair.
 template <class V>
 void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
                 Batch<typename V::scalar> vectors, int n, Workspace memory) {
@@ -261,15 +259,14 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     using P = typename V::part;
     constexpr int W = P::lanes, G = V::parts, capacity = Sweeps<P>::capacity;
     const long ld = leading(n);
-    const bool refined = sizeof(T) == 4 && n > 32;  // up to 32 the sweeps' eigenvalues are as good as LAPACK's
-    const long numbers = (G + refined) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
+    const long numbers = (G + 1) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
     P* next = static_cast<P*>(memory.reserve(memory.owner, numbers * sizeof(P)));
     V* d = reinterpret_cast<V*>(next);
     V *e = d + n, *rank = e + n;
     next += 3L * n * G;
     P* q[G];
     for (int g = 0; g < G; ++g) q[g] = next, next += n * ld;
-    P *again = next, *work = again + refined * n * ld;
+    P *again = next, *work = again + n * ld;
     next = work + 8L * n;
     Sweeps<P> sweeps[G];
     for (int g = 0; g < G; ++g) {
@@ -277,9 +274,11 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
         next += 2L * capacity * n;
     }
     Scale<V> scale;
-    for (int g = 0; g < G; ++g) {
+    const int used = in.count > W ? G : 1;
+    for (int k = 0; k < n; ++k) d[k] = e[k] = V(T(0));
+    scale.up = V(T(1));
+    for (int g = 0; g < used; ++g) {
         auto from = part_of<V>(in, g);
-        if (from.count <= 0) from = in, from.count = 1;
         load_triangle<T, W>(from, n, q[g], ld, 1);
         Scale<P> own;
         scale_triangle(q[g], n, ld, own);
@@ -291,7 +290,7 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     }
     scale.good = scale.poison == V(T(0));
     auto flush = [&] {
-        for (int g = 0; g < G; ++g) sweeps[g].apply(q[g], n, ld);
+        for (int g = 0; g < G; ++g) g < used ? sweeps[g].apply(q[g], n, ld) : sweeps[g].forget();
     };
     auto stuck = implicit_ql(
         d, e, n,
@@ -306,38 +305,36 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
             if (sweeps[0].count == capacity) flush();
         });
     flush();
-    if (refined)
-        for (int g = 0; g < G; ++g) {
-            auto from = part_of<V>(in, g);
-            if (from.count <= 0) break;
-            load_triangle<T, W>(from, n, again, ld, 1);
-            Scale<P> own;
-            scale_triangle(again, n, ld, own);
-            P* dg = work;
-            rayleigh_quotients(again, q[g], n, ld, dg);
-            for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
-        }
-    scale.good = without(scale.good, stuck);
-    for (int g = 0; g < G; ++g) {
+    for (int g = 0; g < used; ++g) {
+        load_triangle<T, W>(part_of<V>(in, g), n, again, ld, 1);
         Scale<P> own;
-        if constexpr (G == 1) own.good = scale.good;
-        else own.good = g ? scale.good.hi : scale.good.lo;
+        scale_triangle(again, n, ld, own);
+        P* dg = work;
+        rayleigh_quotients(again, q[g], n, ld, dg);
+        for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
+    }
+    scale.good = without(scale.good, stuck);
+    for (int g = 0; g < used; ++g) {
+        Scale<P> own;
+        own.good = g ? scale.good.hi : scale.good.lo;
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) q[g][i * ld + j] = own.vector(q[g][i * ld + j]);
     }
     store_group<V>(values, vectors, n, d, rank, q, ld, 1, scale, reinterpret_cast<T*>(work));
 }
 
-template <class V>
-void solve(Batch<const typename V::scalar> in, Batch<typename V::scalar> values, Batch<typename V::scalar> vectors,
-           int n, Workspace memory) {
+// Up to twice as many matrices as V has lanes. Eigenvectors are stored in rows.
+template <class V, class T = typename V::scalar>
+void solve(const T* matrices, T* values, T* vectors, int count, int n, Workspace memory) {
     using Two = Pair<V>;
-    if (n == 1) solve_tiny<1, Two>(in, values, vectors);
-    else if (n == 2) solve_tiny<2, Two>(in, values, vectors);
-    else if (n == 3) solve_tiny<3, Two>(in, values, vectors);
-    else if (n == 4) solve_tiny<4, Two>(in, values, vectors);
-    else if (n <= 16) solve_short<Two>(in, values, vectors, n, memory);
-    else solve_long<Two>(in, values, vectors, n, memory);
+    Batch<const T> in{matrices, long(n) * n, count};
+    Batch<T> l{values, n, count}, v{vectors, long(n) * n, count};
+    if (n == 1) solve_tiny<1, Two>(in, l, v);
+    else if (n == 2) solve_tiny<2, Two>(in, l, v);
+    else if (n == 3) solve_tiny<3, Two>(in, l, v);
+    else if (n == 4) solve_tiny<4, Two>(in, l, v);
+    else if (n <= 16) solve_short<Two>(in, l, v, n, memory);
+    else solve_long<Two>(in, l, v, n, memory);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA
