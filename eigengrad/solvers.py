@@ -2,7 +2,7 @@
 
 A solver is a frozen value object. Calling it with Hermitian ``A (*, n, n)`` returns ascending eigenvalues ``(*, n)``
 and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes an object, where a solver has settings, or a
-name: ``"auto"``, ``"eigh"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
+name: ``"auto"``, ``"eigh"``, ``"native"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
 """
 
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from eigengrad import qr_algorithm
+from eigengrad import native, qr_algorithm
 
-__all__ = ["QR", "SVD", "Eigh", "PowerIteration", "Solver", "resolve"]
+__all__ = ["QR", "SVD", "Auto", "Eigh", "Native", "PowerIteration", "Solver", "resolve"]
 
 
 class Solver(Protocol):
@@ -36,6 +36,44 @@ class Eigh:
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         L, V = torch.linalg.eigh(A, UPLO)
         return L, V
+
+
+@dataclass(frozen=True)
+class Native:
+    """The compiled kernel for batches of small real matrices on a CPU (see ``native.py``).
+
+    As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
+    leaves the others alone, where :class:`Eigh` raises for the whole batch.
+    """
+
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        check(A, UPLO)
+        if A.dtype not in (torch.float32, torch.float64) or A.device.type != "cpu":
+            raise ValueError(
+                f"solver='native' takes float32 or float64 matrices on a CPU, got {A.dtype} on {A.device.type}; "
+                "use solver='eigh', or 'auto', which chooses"
+            )
+        return native.decompose(A if UPLO == "L" else A.mT, always=True)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """:class:`Native` where it was measured to be faster (see ``native_wins.py``), else :class:`Eigh`.
+
+    The choice depends on n, the size of the batch, the dtype and the number of threads, never on values. A single
+    matrix goes to LAPACK, and so does everything where the kernel was not built, on other devices and in complex dtypes.
+    A batch with NaN or infinity in it raises ``torch.linalg.LinAlgError`` from LAPACK, and gives NaN from the kernel.
+    """
+
+    differentiable: ClassVar[bool] = False
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
+        if UPLO in ("L", "U") and (native.chosen(A) if native.eager() else native.possible(A)):
+            return native.decompose(A if UPLO == "L" else A.mT, always=False)
+        return Eigh()(A, UPLO)
 
 
 @dataclass(frozen=True)
@@ -118,8 +156,9 @@ class PowerIteration:
 
 
 _BY_NAME: dict[str, Solver] = {
-    "auto": Eigh(),
+    "auto": Auto(),
     "eigh": Eigh(),
+    "native": Native(),
     "svd": SVD(),
     "qr": QR(),
     "power_iteration": PowerIteration(),
@@ -150,12 +189,17 @@ def hermitian(A: Tensor, UPLO: str) -> Tensor:
     Raises:
         ValueError: if ``A`` is no batch of square matrices, or for another ``UPLO``.
     """
+    check(A, UPLO)
+    triangle = A.tril(-1) if UPLO == "L" else A.triu(1)
+    return triangle + triangle.mH + torch.diag_embed(A.diagonal(dim1=-2, dim2=-1).real)
+
+
+def check(A: Tensor, UPLO: str) -> None:
+    """Raise ``ValueError`` if ``A`` is no batch of square matrices, or ``UPLO`` neither ``"L"`` nor ``"U"``."""
     if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must be a batch of square matrices (*, n, n), got shape {tuple(A.shape)}")
     if UPLO not in ("L", "U"):
         raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
-    triangle = A.tril(-1) if UPLO == "L" else A.triu(1)
-    return triangle + triangle.mH + torch.diag_embed(A.diagonal(dim1=-2, dim2=-1).real)
 
 
 def _normalise(v: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ RULES = [
     for name in eg.gradients.__all__
     if dataclasses.is_dataclass(rule := getattr(eg.gradients, name)) and hasattr(rule, "kernel")
 ]
-FUNCTIONS = [name for name in eg.__all__ if inspect.isfunction(getattr(eg, name))]
+FUNCTIONS = [name for name in eg.__all__ if inspect.isfunction(getattr(eg, name)) and name != "show_config"]
 
 
 def pairs(U: Tensor, V: Tensor) -> Tensor:

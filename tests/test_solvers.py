@@ -140,8 +140,9 @@ def test_qr_says_when_it_gives_up(generator: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("name", "solver"),
     [
-        ("auto", solvers.Eigh()),
+        ("auto", solvers.Auto()),
         ("eigh", solvers.Eigh()),
+        ("native", solvers.Native()),
         ("svd", solvers.SVD()),
         ("qr", solvers.QR()),
         ("power_iteration", solvers.PowerIteration()),
@@ -155,7 +156,7 @@ def test_names(name: str, solver: solvers.Solver) -> None:
 
 def test_errors() -> None:
     with pytest.raises(
-        ValueError, match=r"solver must be one of 'auto', 'eigh', 'svd', 'qr', 'power_iteration'.*'lapack'"
+        ValueError, match=r"solver must be one of 'auto', 'eigh', 'native', 'svd', 'qr', 'power_iteration'.*'lapack'"
     ):
         eg.eigh(torch.eye(2), solver="lapack")
     for solver in (None, solvers.QR, 3, torch.linalg.eigh):

@@ -1,0 +1,30 @@
+// One instruction set's kernel. Compiled once for each, with EIGENGRAD_ISA naming it: every template lives in that
+// namespace, so that the linker cannot mix code of different sets. For the same reason nothing here uses std.
+
+#include "kernel.hpp"
+
+#include "gradient.hpp"
+#include "solve.hpp"
+
+#define EIGENGRAD_TEXT(x) #x
+#define EIGENGRAD_NAME(x) EIGENGRAD_TEXT(x)
+
+namespace eigengrad::EIGENGRAD_ISA {
+
+template <class T, int W>
+constexpr Functions<T> functions() {
+    using V = Vec<T, W>;
+    return {W, solve<V>, recompose<V>, pull_back<V>};
+}
+
+#if defined(__AVX512VL__)
+extern const Kernel kernel = {
+    EIGENGRAD_NAME(EIGENGRAD_ISA), {functions<float, 16>(), functions<float, 8>()}, {functions<double, 8>(), functions<double, 4>()}};
+#elif defined(__AVX2__)
+extern const Kernel kernel = {
+    EIGENGRAD_NAME(EIGENGRAD_ISA), {functions<float, 8>(), functions<float, 4>()}, {functions<double, 4>(), functions<double, 2>()}};
+#else
+extern const Kernel kernel = {EIGENGRAD_NAME(EIGENGRAD_ISA), {functions<float, 4>(), {}}, {functions<double, 2>(), {}}};
+#endif
+
+}  // namespace eigengrad::EIGENGRAD_ISA

@@ -1,0 +1,340 @@
+// One group of matrices from memory to memory: load, scale, decompose, order, store.
+
+#pragma once
+
+#include "jacobi.hpp"
+#include "kernel.hpp"
+#include "ql.hpp"
+#include "rayleigh.hpp"
+#include "rotations.hpp"
+#include "simd.hpp"
+#include "transpose.hpp"
+#include "tridiagonal.hpp"
+
+namespace eigengrad::EIGENGRAD_ISA {
+
+// Part `index` of a vector: itself, or one half of a pair.
+template <class T, int W>
+EIGENGRAD_INLINE Vec<T, W>& part(Vec<T, W>& x, int) { return x; }
+template <class V>
+EIGENGRAD_INLINE V& part(Pair<V>& x, int index) { return index ? x.hi : x.lo; }
+
+// Which part of a batch of up to V::lanes matrices is in part `index`; its count is 0 or less if none is.
+template <class V, class T>
+EIGENGRAD_INLINE Batch<T> part_of(const Batch<T>& all, int index) {
+    constexpr int W = V::part::lanes;
+    int left = all.count - index * W;
+    return {all.data + all.size * W * index, all.size, left < W ? left : W};
+}
+
+// Powers of two that bring the largest entry of each matrix into [1, 2), and back, so that squares neither overflow nor
+// vanish; and the lanes without NaN or infinity.
+template <class V>
+struct Scale {
+    using T = typename V::scalar;
+    V largest = V(T(0)), poison = V(T(0)), down, up;
+    typename V::mask good;
+
+    EIGENGRAD_INLINE void see(V x) { largest = max(abs(x), largest), poison = fma(x, V(T(0)), poison); }
+    EIGENGRAD_INLINE void decide() {
+        power_of_two(largest, down, up);
+        good = poison == V(T(0));
+    }
+    EIGENGRAD_INLINE V scaled(V x) const { return select(good, x * down, V(T(0))); }
+    EIGENGRAD_INLINE V unscaled(V x) const { return select(good, x * up, V(T(__builtin_nan("")))); }
+    // Adding zero turns -0 into 0, which idle rotations may or may not have done before.
+    EIGENGRAD_INLINE V vector(V x) const { return select(good, x + V(T(0)), V(T(__builtin_nan("")))); }
+};
+
+template <int n, class V>
+void solve_tiny(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
+                Batch<typename V::scalar> vectors) {
+    using T = typename V::scalar;
+    using P = typename V::part;
+    constexpr int W = P::lanes;
+    V a[n][n], d[n], v[n][n];
+    for (int g = 0; g < V::parts; ++g) {
+        auto from = part_of<V>(in, g);
+        if (from.count <= 0) from = in, from.count = 1;  // a stand-in, never stored
+        for_tiles<W>(n * n, [&](long offset) {
+            P x[W];
+            load_tile(from, offset, x);
+            for (int w = 0; w < W; ++w) {
+                int i = (offset + w) / n, j = (offset + w) % n;
+                if (i < n && j <= i) part(a[i][j], g) = x[w];
+            }
+        });
+    }
+    Scale<V> scale;
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) scale.see(a[i][j]);
+    scale.decide();
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) a[i][j] = scale.scaled(a[i][j]);
+    jacobi<n>(a, d, v);
+    for (int i = 0; i < n; ++i) {
+        d[i] = scale.unscaled(d[i]);
+        for (int j = 0; j < n; ++j) v[i][j] = scale.vector(v[i][j]);
+    }
+    T lanes[n * V::lanes];
+    for (int k = 0; k < n; ++k) d[k].store(lanes + k * V::lanes);
+    for (int lane = 0; lane < values.count; ++lane)
+        for (int k = 0; k < n; ++k) values.data[lane * n + k] = lanes[k * V::lanes + lane];
+    for (int g = 0; g < V::parts; ++g) {
+        auto to = part_of<V>(vectors, g);
+        if (to.count <= 0) break;
+        for_tiles<W>(n * n, [&](long offset) {
+            P x[W];
+            for (int w = 0; w < W; ++w) {
+                int k = (offset + w) / n, i = (offset + w) % n;
+                x[w] = k < n ? part(v[i][k], g) : P(T(0));
+            }
+            store_tile(to, offset, x);
+        });
+    }
+}
+
+// The lower triangles of W matrices into a, rows ld apart, `step` vectors between neighbours.
+template <class T, int W>
+void load_triangle(const Batch<const T>& in, int n, Vec<T, W>* a, long ld, int step) {
+    Vec<T, W> x[W];
+    if (n < W) {
+        for_tiles<W>(n * n, [&](long offset) {
+            load_tile(in, offset, x);
+            int i = offset / n, j = offset % n;
+            for (int w = 0; w < W && i < n; ++w) {
+                if (j <= i) a[(i * ld + j) * step] = x[w];
+                if (++j == n) j = 0, ++i;
+            }
+        });
+    } else {
+        for (int i = 0; i < n; ++i)
+            for_tiles<W>(n, [&](long offset) {
+                if (offset > i) return;
+                load_tile(in, long(i) * n + offset, x);
+                for (int w = 0; w < W && offset + w <= i; ++w) a[(i * ld + offset + w) * step] = x[w];
+            });
+    }
+}
+
+// Fewer than W numbers.
+template <int W, class T>
+EIGENGRAD_INLINE void copy_short(T* to, const T* from, int n) {
+    if constexpr (W > 2) {
+        if (n >= W / 2) {
+            T head[W / 2], tail[W / 2];
+            __builtin_memcpy(head, from, sizeof head);
+            __builtin_memcpy(tail, from + n - W / 2, sizeof tail);
+            __builtin_memcpy(to, head, sizeof head);
+            __builtin_memcpy(to + n - W / 2, tail, sizeof tail);
+            return;
+        }
+        copy_short<W / 2>(to, from, n);
+    } else if (n > 0) {
+        *to = *from;
+    }
+}
+
+// The columns of W matrices q into rows `rank` of the output.
+template <class T, int W>
+void store_columns(const Batch<T>& out, int n, Vec<T, W>* q, long ld, int step, const T* rank, int rank_step, T* scratch) {
+    Vec<T, W> x[W];
+    if (n < W) {
+        long size = n * n;
+        for_tiles<W>(size, [&](long offset) {
+            int k = offset / n, i = offset % n;
+            for (int w = 0; w < W; ++w) {
+                x[w] = q[(i * ld + k) * step];
+                if (++i == n) i = 0, k += k + 1 < n;
+            }
+            transpose(x);
+            for (int lane = 0; lane < out.count; ++lane) x[lane].store(scratch + size * lane + offset);
+        });
+        for (int lane = 0; lane < out.count; ++lane)
+            for (int k = 0; k < n; ++k)
+                copy_short<W>(out.data + size * lane + n * int(rank[k * rank_step + lane]), scratch + size * lane + n * k, n);
+    } else {
+        for (int k = 0; k < n; ++k)
+            for_tiles<W>(n, [&](long offset) {
+                for (int w = 0; w < W; ++w) x[w] = q[((offset + w) * ld + k) * step];
+                transpose(x);
+                for (int lane = 0; lane < out.count; ++lane)
+                    x[lane].store(out.data + out.size * lane + n * long(rank[k * rank_step + lane]) + offset);
+            });
+    }
+}
+
+// How many eigenvalues precede each: its place in ascending order.
+template <class V>
+EIGENGRAD_INLINE void ranks(const V* d, int n, V* rank) {
+    using T = typename V::scalar;
+    for (int k = 0; k < n; ++k) {
+        V dk = d[k], below = V(T(0));
+        for (int j = 0; j < k; ++j) {
+            auto after = d[j] > dk;
+            rank[j] = rank[j] + select(after, V(T(1)), V(T(0)));
+            below = below + select(after, V(T(0)), V(T(1)));
+        }
+        rank[k] = below;
+    }
+}
+
+template <class V>
+EIGENGRAD_INLINE void scale_triangle(V* a, int n, long ld, Scale<V>& scale) {
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) scale.see(a[i * ld + j]);
+    scale.decide();
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) a[i * ld + j] = scale.scaled(a[i * ld + j]);
+}
+
+// Eigenvalues and eigenvectors of decomposed groups, in ascending order.
+template <class V>
+void store_group(Batch<typename V::scalar> values, Batch<typename V::scalar> vectors, int n, V* d, V* rank,
+                 typename V::part* const (&q)[V::parts], long ld, int step, const Scale<V>& scale,
+                 typename V::scalar* scratch) {
+    using T = typename V::scalar;
+    constexpr int W = V::part::lanes;
+    ranks(d, n, rank);
+    for (int k = 0; k < n; ++k) d[k] = scale.unscaled(d[k]);
+    const T *all = reinterpret_cast<const T*>(d), *places = reinterpret_cast<const T*>(rank);
+    for (int k = 0; k < n; ++k)
+        for (int lane = 0; lane < values.count; ++lane)
+            values.data[long(lane) * n + int(places[k * V::lanes + lane])] = all[k * V::lanes + lane];
+    for (int g = 0; g < V::parts; ++g) {
+        auto to = part_of<V>(vectors, g);
+        if (to.count > 0) store_columns<T, W>(to, n, q[g], ld, step, places + g * W, V::lanes, scratch);
+    }
+}
+
+// An odd row length keeps columns from falling on one cache set (4 KB aliasing).
+EIGENGRAD_INLINE long leading(int n) { return n | 1; }
+
+// Short matrices: both halves of a pair in step from beginning to end, rotations applied as they come.
+template <class V>
+void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
+                 Batch<typename V::scalar> vectors, int n, Workspace memory) {
+    using T = typename V::scalar;
+    using P = typename V::part;
+    constexpr int W = P::lanes;
+    const long ld = leading(n);
+    V* a = static_cast<V*>(memory.reserve(memory.owner, (2 * n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
+    V *again = a + n * ld, *d = again + n * ld, *e = d + n, *rank = e + n, *work = rank + n;
+    for (int g = 0; g < V::parts; ++g) {
+        auto from = part_of<V>(in, g);
+        if (from.count <= 0) from = in, from.count = 1;
+        load_triangle<T, W>(from, n, reinterpret_cast<P*>(a) + g, ld, V::parts);
+    }
+    Scale<V> scale;
+    scale_triangle(a, n, ld, scale);
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j <= i; ++j) again[i * ld + j] = a[i * ld + j];
+    tridiagonalise(a, n, ld, d, e, work);
+    auto stuck = implicit_ql(
+        d, e, n,
+        [&](int k, V c, V s) {
+            V* column = a + k;
+            for (int i = 0; i < n; ++i, column += ld) {
+                V x = column[0], y = column[1];
+                column[0] = fnma(s, y, c * x);
+                column[1] = fma(s, x, c * y);
+            }
+        },
+        [](int, int) {});
+    rayleigh_quotients(again, a, n, ld, d);
+    scale.good = without(scale.good, stuck);
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) a[i * ld + j] = scale.vector(a[i * ld + j]);
+    P* q[V::parts];
+    for (int g = 0; g < V::parts; ++g) q[g] = reinterpret_cast<P*>(a) + g;
+    store_group<V>(values, vectors, n, d, rank, q, ld, V::parts, scale, reinterpret_cast<T*>(work + 5 * n));
+}
+
+// Long matrices: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups share; the
+// rotations are recorded and applied to Q several sweeps at a time. V is a pair.
+template <class V>
+void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
+                Batch<typename V::scalar> vectors, int n, Workspace memory) {
+    using T = typename V::scalar;
+    using P = typename V::part;
+    constexpr int W = P::lanes, G = V::parts, capacity = Sweeps<P>::capacity;
+    const long ld = leading(n);
+    const long numbers = (G + 1) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
+    P* next = static_cast<P*>(memory.reserve(memory.owner, numbers * sizeof(P)));
+    V* d = reinterpret_cast<V*>(next);
+    V *e = d + n, *rank = e + n;
+    next += 3L * n * G;
+    P* q[G];
+    for (int g = 0; g < G; ++g) q[g] = next, next += n * ld;
+    P *again = next, *work = again + n * ld;
+    next = work + 8L * n;
+    Sweeps<P> sweeps[G];
+    for (int g = 0; g < G; ++g) {
+        sweeps[g].rotations = reinterpret_cast<Rotation<P>*>(next), sweeps[g].stride = n;
+        next += 2L * capacity * n;
+    }
+    Scale<V> scale;
+    const int used = in.count > W ? G : 1;
+    for (int k = 0; k < n; ++k) d[k] = e[k] = V(T(0));
+    scale.up = V(T(1));
+    for (int g = 0; g < used; ++g) {
+        auto from = part_of<V>(in, g);
+        load_triangle<T, W>(from, n, q[g], ld, 1);
+        Scale<P> own;
+        scale_triangle(q[g], n, ld, own);
+        P *dg = work + 5 * n, *eg = dg + n;
+        tridiagonalise(q[g], n, int(ld), dg, eg, work);
+        for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
+        for (int k = 0; k + 1 < n; ++k) part(e[k], g) = eg[k];
+        part(scale.up, g) = own.up, part(scale.poison, g) = own.poison;
+    }
+    scale.good = scale.poison == V(T(0));
+    auto flush = [&] {
+        for (int g = 0; g < G; ++g) g < used ? sweeps[g].apply(q[g], n, ld) : sweeps[g].forget();
+    };
+    auto stuck = implicit_ql(
+        d, e, n,
+        [&](int k, V c, V s) {
+            for (int g = 0; g < G; ++g) sweeps[g].sweep(sweeps[g].count)[k] = {part(c, g), part(s, g)};
+        },
+        [&](int low, int high) {
+            for (int g = 0; g < G; ++g) {
+                int t = sweeps[g].count++;
+                sweeps[g].low[t] = low, sweeps[g].high[t] = high;
+            }
+            if (sweeps[0].count == capacity) flush();
+        });
+    flush();
+    for (int g = 0; g < used; ++g) {
+        load_triangle<T, W>(part_of<V>(in, g), n, again, ld, 1);
+        Scale<P> own;
+        scale_triangle(again, n, ld, own);
+        P* dg = work;
+        rayleigh_quotients(again, q[g], n, ld, dg);
+        for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
+    }
+    scale.good = without(scale.good, stuck);
+    for (int g = 0; g < used; ++g) {
+        Scale<P> own;
+        own.good = g ? scale.good.hi : scale.good.lo;
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < n; ++j) q[g][i * ld + j] = own.vector(q[g][i * ld + j]);
+    }
+    store_group<V>(values, vectors, n, d, rank, q, ld, 1, scale, reinterpret_cast<T*>(work));
+}
+
+// Up to twice as many matrices as V has lanes. Eigenvectors are stored in rows.
+template <class V, class T = typename V::scalar>
+void solve(const T* matrices, T* values, T* vectors, int count, int n, Workspace memory) {
+    using Two = Pair<V>;
+    Batch<const T> in{matrices, long(n) * n, count};
+    Batch<T> l{values, n, count}, v{vectors, long(n) * n, count};
+    if (n == 1) solve_tiny<1, Two>(in, l, v);
+    else if (n == 2) solve_tiny<2, Two>(in, l, v);
+    else if (n == 3) solve_tiny<3, Two>(in, l, v);
+    else if (n == 4) solve_tiny<4, Two>(in, l, v);
+    else if (n <= 16) solve_short<Two>(in, l, v, n, memory);
+    else solve_long<Two>(in, l, v, n, memory);
+}
+
+}  // namespace eigengrad::EIGENGRAD_ISA
