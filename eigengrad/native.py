@@ -69,7 +69,7 @@ def available() -> bool:
 
 
 def instructions() -> str | None:
-    """The instruction set chosen for this processor: ``"avx512"``, ``"avx2"`` or ``"baseline"``; None without a kernel."""
+    """The instruction set in use, ``"avx512"``, ``"avx2"`` or ``"baseline"``; None without a kernel."""
     return _DETAIL if available() else None
 
 
@@ -146,9 +146,9 @@ def _batch(A: Tensor) -> int:
 
 
 def decompose(A: Tensor, *, always: bool) -> tuple[Tensor, Tensor]:
-    """Ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of symmetric ``A (*, n, n)``, by its lower triangle.
+    """Ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of symmetric ``A (*, n, n)``.
 
-    Of float32 or float64, without a derivative.
+    Of float32 or float64, by the lower triangle, without a derivative.
 
     Args:
         A: the matrices. One with NaN or infinity gives NaN.
@@ -189,9 +189,10 @@ def _(_: Any, in_dims: tuple[int, None], A: Tensor, always: bool) -> tuple[tuple
 
 
 def root(A: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, in one pass over the batch.
+    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``.
 
-    Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. Eager tensors only (:func:`eager`).
+    All in one pass over the batch, for eager tensors only (:func:`eager`). Eigenvalues of ``A`` below ``floor`` are taken
+    to be ``floor``.
     """
     A = A.contiguous()
     X, (x, V) = torch.empty_like(A), _empty(A)

@@ -57,7 +57,7 @@ def eigenvalues(A: Tensor) -> Tensor:
 
 
 def check(A: Tensor) -> None:
-    """As accurate as LAPACK, to a factor of 2 in the worst case, or to rounding where LAPACK is exact; and ascending."""
+    """As accurate as LAPACK to a factor of 2 in the worst case, or to rounding where LAPACK is exact; ascending."""
     L, V = solve(A)
     assert (L.diff(dim=-1) >= 0).all()
     # From here on at a scale of 1, by a power of two: squares of the norm must neither overflow nor vanish.
