@@ -191,8 +191,8 @@ def _(_: Any, in_dims: tuple[int, None], A: Tensor, always: bool) -> tuple[tuple
 def root(A: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``.
 
-    All in one pass over the batch, for eager tensors only (:func:`eager`). Eigenvalues of ``A`` below ``floor`` are taken
-    to be ``floor``.
+    All in one pass over the batch, for eager tensors only (:func:`eager`). Eigenvalues of ``A`` below ``floor`` are
+    taken to be ``floor``.
     """
     A = A.contiguous()
     X, (x, V) = torch.empty_like(A), _empty(A)
