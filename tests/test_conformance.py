@@ -45,14 +45,19 @@ def points(A: Tensor) -> tuple[Tensor, Tensor]:
     return A, A @ A + A.flip(-1)
 
 
-# For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined.
+# For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At a
+# tie, single eigenvectors are not: there the solver, which "auto" chooses by the size of the batch, must be one and the
+# same for a batch and for its matrices one by one.
 CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "eigh": [
-        lambda A: of_eigenvectors(eg.eigh(A)),
-        lambda A: of_eigenvectors(eg.eigh(A, B=A @ A + torch.eye(3, dtype=A.dtype))),
+        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh")),
+        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh", B=A @ A + torch.eye(3, dtype=A.dtype))),
     ],
-    "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2))],
-    "projector": [lambda A: eg.projector(A, 1), lambda A: eg.projector(A, slice(0, 2), gradient=eg.Taylor())],
+    "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2, solver="eigh"))],
+    "projector": [
+        lambda A: eg.projector(A, 1, solver="eigh"),
+        lambda A: eg.projector(A, slice(0, 2), gradient=eg.Taylor(), solver="eigh"),
+    ],
     "svd": [
         lambda A: of_singular_vectors(eg.svd(A + A.triu())),
         lambda A: of_singular_vectors(eg.svd(A[..., :2] + A[..., :2].tril())),
