@@ -9,7 +9,7 @@ from eigengrad import solvers
 from eigengrad.function import Function, hermitian_part
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
-__all__ = ["columns_of", "eigh", "topk_eigh"]
+__all__ = ["columns_of", "eigh", "mirrored", "topk_eigh"]
 
 
 def eigh(
@@ -137,12 +137,35 @@ def _generalised(
     A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: str | solvers.Solver
 ) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
     """``A v = l B v`` with ``B = G G^H`` is an ordinary problem for ``G^-1 A G^-H``, whose vectors are ``G^H v``."""
-    G = torch.linalg.cholesky(solvers.hermitian(B, UPLO))
-    half = torch.linalg.solve_triangular(G, solvers.hermitian(A, UPLO), upper=False)
+    G = torch.linalg.cholesky(mirrored(B, UPLO))
+    half = torch.linalg.solve_triangular(G, mirrored(A, UPLO), upper=False)
     ordinary = hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
     L, V = eigh(ordinary, gradient=gradient, solver=solver)
     V = torch.linalg.solve_triangular(G.mH, V, upper=True)
     return torch.return_types.linalg_eigh((L, V))  # type: ignore[attr-defined]
+
+
+def mirrored(A: Tensor, UPLO: str) -> Tensor:
+    """The Hermitian matrix of one triangle of ``A``, with a gradient in both, as that of :func:`eigh` is."""
+    return _Mirrored.call(A, UPLO)
+
+
+class _Mirrored(Function):
+    @staticmethod
+    def forward(A: Tensor, UPLO: str) -> Tensor:
+        return solvers.hermitian(A, UPLO)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return hermitian_part(g), None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, _: None) -> Tensor:
+        return hermitian_part(dA)
 
 
 class _Eigh(Function):

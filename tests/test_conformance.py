@@ -45,9 +45,9 @@ def points(A: Tensor) -> tuple[Tensor, Tensor]:
     return A, A @ A + A.flip(-1)
 
 
-# For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At a
-# tie, single eigenvectors are not: there the solver, which "auto" chooses by the size of the batch, must be one and the
-# same for a batch and for its matrices one by one.
+# For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At
+# a tie, single eigenvectors are not: there the solver, which "auto" chooses by the size of the batch, must be one and
+# the same for a batch and for its matrices one by one.
 CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "eigh": [
         lambda A: of_eigenvectors(eg.eigh(A, solver="eigh")),

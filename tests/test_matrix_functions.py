@@ -105,6 +105,17 @@ def test_condition(name: str, generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_are_hermitian(name: str, generator: torch.Generator) -> None:
+    """First and second, whatever the cotangents: a step along them keeps both triangles of A alike."""
+    A = positive("tie", torch.complex128, generator).requires_grad_()
+    G, H = torch.randn(2, 4, 4, dtype=A.dtype, generator=generator)
+    first = torch.autograd.grad(FUNCTIONS[name](A), A, G, create_graph=True)[0]
+    second = torch.autograd.grad(first, A, H)[0]
+    torch.testing.assert_close(first, first.mH)
+    torch.testing.assert_close(second, second.mH)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("spectrum", ["separated", "tie"])
 def test_real_embedding(name: str, spectrum: str, generator: torch.Generator) -> None:
     """A complex Hermitian matrix is the real symmetric ``[[Re, -Im], [Im, Re]]``, in value and gradient."""

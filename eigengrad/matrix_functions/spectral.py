@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.eigh import mirrored
 from eigengrad.function import Function, hermitian_part
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
@@ -118,7 +119,7 @@ def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -
     if not -torch.inf < exponent < torch.inf:
         raise ValueError(f"exponent must be finite, got {exponent}")
     if float(exponent).is_integer():
-        return torch.linalg.matrix_power(solvers.hermitian(A, "L"), int(exponent))
+        return torch.linalg.matrix_power(mirrored(A, "L"), int(exponent))
     if exponent == 0.5:
         return sqrtm(A, solver=solver)
     if exponent == -0.5:
