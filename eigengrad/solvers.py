@@ -63,15 +63,15 @@ class Auto:
     """:class:`Native` where it was measured to be faster (see ``native_wins.py``), else :class:`Eigh`.
 
     The choice depends on n, the size of the batch, the dtype and the number of threads, never on values. A single
-    matrix goes to LAPACK, and so does everything without a compiled kernel, on other devices and in complex dtypes. A
-    batch with NaN or infinity in it raises ``torch.linalg.LinAlgError`` from LAPACK, and gives NaN from the kernel.
+    matrix goes to LAPACK, and so does everything where the kernel was not built, on other devices, and complex input.
+    A batch with NaN or infinity in it raises ``torch.linalg.LinAlgError`` from LAPACK, and gives NaN from the kernel.
     """
 
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
-        if UPLO in ("L", "U") and (native.chosen(A) if native.eager() else native.possible(A)):
+        if UPLO in ("L", "U") and (native.chosen(A) if native.eager(A) else native.possible(A)):
             return native.decompose(A if UPLO == "L" else A.mT, always=False)
         return Eigh()(A, UPLO)
 
