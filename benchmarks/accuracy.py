@@ -2,7 +2,8 @@
 
 Spectra by methods by precisions: each figure is the largest relative error (in the Frobenius norm) over a few random
 matrices of size 8; `nan` says that the result was no number. The floating-point matrix is taken
-as exact, so what is measured is the method, not its input. Peers that are not installed are left out: `pip install
+as exact, so what is measured is the method, not its input. Ours decomposes small matrices in single precision through
+double, but for batches that the compiled kernel takes. Peers that are not installed are left out: `pip install
 torchspd spd_learn xitorch pyriemann` brings all of them.
 """
 
@@ -45,6 +46,11 @@ def ours() -> dict[str, MatrixFunction]:
         "expm": eg.expm,
         "powm": lambda A: eg.powm(A, POWER),
     }
+
+
+def ours_in_a_batch() -> dict[str, MatrixFunction]:
+    """eigengrad on 16 copies, which is enough for the compiled kernel where it was built."""
+    return {name: lambda A, f=f: f(A.expand(16, N, N))[0] for name, f in ours().items()}
 
 
 def by_torch() -> dict[str, MatrixFunction]:
@@ -109,6 +115,7 @@ def by_pyriemann() -> dict[str, MatrixFunction]:
 
 METHODS: dict[str, Callable[[], dict[str, MatrixFunction]]] = {
     "ours": ours,
+    "ours in a batch": ours_in_a_batch,
     "torch eigh": by_torch,
     "torch matrix_exp": by_matrix_exp,
     "torchspd": by_torchspd,
@@ -228,7 +235,7 @@ def behind(rows: list[dict[str, str | float]]) -> list[str]:
             error = float(row[quantity])
             if row["method"] == "ours":
                 own[key] = error
-            elif error < best.get(key, (math.inf, ""))[0]:
+            elif not str(row["method"]).startswith("ours") and error < best.get(key, (math.inf, ""))[0]:
                 best[key] = (error, str(row["method"]))
         for key, (error, method) in best.items():
             if not own[key] <= LUCK * error:

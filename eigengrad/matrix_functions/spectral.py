@@ -185,7 +185,7 @@ class _Value(Function):
 
     @staticmethod
     def forward(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        L, V = solver(A)
+        L, V = solvers.decompose(A, solver)
         return (V * f(L).unsqueeze(-2)) @ V.mH, L, V
 
     @staticmethod

@@ -122,7 +122,7 @@ class _SquareRoot(Function):
         if _fused(A, solver):
             S, s, V = native.root(A, floor, inverse=False)
             return S, _reciprocal_sums(s), V
-        L, V = solver(A)
+        L, V = solvers.decompose(A, solver)
         s = L.clamp_min(floor).sqrt()
         return (V * s.unsqueeze(-2)) @ V.mH, _reciprocal_sums(s), V
 
@@ -178,7 +178,7 @@ class _InverseSquareRoot(Function):
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
         if _fused(A, solver):
             return native.root(A, floor, inverse=True)
-        L, V = solver(A)
+        L, V = solvers.decompose(A, solver)
         x = L.clamp_min(floor).rsqrt()
         return (V * x.unsqueeze(-2)) @ V.mH, x, V
 
