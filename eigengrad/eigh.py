@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import solvers
+from eigengrad import native, solvers
 from eigengrad.function import Function, hermitian_part
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
@@ -216,6 +216,8 @@ def pull_back(
     U = V[..., columns]
     if gV is None:
         return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
+    if columns == slice(None) and not torch.is_grad_enabled() and native.multiplies(V, gV):
+        return native.pull_back(V, gV, gradient.kernel(L), diagonal=gL)
     rotated = V @ (gradient.kernel(L)[..., columns] * (V.mH @ gV))
     if gL is not None:
         rotated = torch.addcmul(rotated, U, gL.unsqueeze(-2).to(V.dtype))

@@ -111,14 +111,16 @@ def chosen(A: Tensor) -> bool:
     return n > 0 and possible(A) and wins(n, _batch(A), A.dtype, torch.get_num_threads())
 
 
-def eager() -> bool:
-    """Whether tensors are what they seem: no compiler tracing, no ``torch.func`` transform hiding a batch dimension."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+def eager(*tensors: Tensor) -> bool:
+    """Whether tensors are what they seem: no compiler tracing, no transform hiding a batch dimension."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(map(torch._C._has_storage, tensors))  # autograd's own is_grads_batched is no functorch transform
 
 
-def multiplies(V: Tensor) -> bool:
-    """Whether products with the eigenvectors ``V (*, n, n)`` go through the kernel rather than through torch."""
-    return V.shape[-1] <= MOST_ROWS and eager() and chosen(V)
+def multiplies(V: Tensor, *others: Tensor) -> bool:
+    """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
+    return V.shape[-1] <= MOST_ROWS and eager(V, *others) and chosen(V)
 
 
 @functools.cache
@@ -158,7 +160,7 @@ def decompose(A: Tensor, *, always: bool) -> tuple[Tensor, Tensor]:
         RuntimeError: without a kernel, if ``always``.
         torch.linalg.LinAlgError: if LAPACK is used and does not converge.
     """
-    return _decompose(A, always) if eager() else _operator(A, always)
+    return _decompose(A, always) if eager(A) else _operator(A, always)
 
 
 def _decompose(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
@@ -213,13 +215,13 @@ def pull_back(
         weights: as ``kind`` has it.
         kind: ``"eigenvectors"`` gives the symmetric part of ``V (K o (V^T G) + diag(diagonal)) V^T`` with ``weights``
             K ``(*, n, n)``; ``"function"`` gives ``V (W o (V^T sym(G) V)) V^T`` with symmetric ``weights`` W
-            ``(*, n, n)``; ``"square_root"`` and ``"inverse_square_root"`` the same with the W of those functions, made
-            from ``weights (*, n)``, the eigenvalues of the root.
+            ``(*, n, n)``; ``"inverse_square_root"`` the same with the W of that function, made from ``weights (*, n)``,
+            the eigenvalues of the inverse root.
         diagonal: ``(*, n)``, or None for zeros.
 
     Eager tensors only (:func:`eager`).
     """
-    kinds = ("eigenvectors", "function", "square_root", "inverse_square_root")
+    kinds = ("eigenvectors", "function", "inverse_square_root")
     rows, weights = V.mT.contiguous(), weights.contiguous()
     transposed = cotangent.mT.is_contiguous()
     G = cotangent.mT if transposed else cotangent.contiguous()

@@ -71,7 +71,7 @@ class Auto:
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
-        if UPLO in ("L", "U") and (native.chosen(A) if native.eager() else native.possible(A)):
+        if UPLO in ("L", "U") and (native.chosen(A) if native.eager(A) else native.possible(A)):
             return native.decompose(A if UPLO == "L" else A.mT, always=False)
         return Eigh()(A, UPLO)
 

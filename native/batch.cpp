@@ -97,7 +97,7 @@ static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T*
 template <class T>
 static int pull_back(const PullBack<T>& all, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    long size = long(n) * n, weights = all.kind >= square_root ? n : size;
+    long size = long(n) * n, weights = all.kind == inverse_square_root ? n : size;
     return !for_groups(batch, f.width, cost_of_products(n), threads, [&](long first, int count) {
         PullBack<T> job = all;
         job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;

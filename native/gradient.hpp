@@ -125,15 +125,14 @@ void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
         product(w, g, v.transposed(), n, false);
         product(p, v, w, n, true);
     }
-    if (job.kind == eigenvectors || job.kind == given) {
+    if (job.kind != inverse_square_root) {
         load_matrices(job.weights, count, n, w);
     } else {
         load_vectors(job.weights, count, n, next);
         for (int i = 0; i < n; ++i)
             for (int j = 0; j <= i; ++j) {
                 V weight = V(T(1)) / (next[i] + next[j]);
-                if (job.kind == inverse_square_root) weight = -weight * (next[i] * next[i]) * (next[j] * next[j]);
-                w(i, j) = weight;
+                w(i, j) = -weight * (next[i] * next[i]) * (next[j] * next[j]);
             }
     }
     for (int i = 0; i < n; ++i)

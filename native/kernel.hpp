@@ -11,7 +11,7 @@ struct Workspace {
 };
 
 // How the weights of a derivative are had; see gradient.hpp.
-enum Weights { eigenvectors = 0, given = 1, square_root = 2, inverse_square_root = 3 };
+enum Weights { eigenvectors = 0, given = 1, inverse_square_root = 2 };
 
 // One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them.
 template <class T>
@@ -20,7 +20,7 @@ struct PullBack {
     const T* vectors;   // eigenvectors in rows
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
-    const T* weights;   // (n, n), or (n) for the square roots
+    const T* weights;   // (n, n); for the inverse square root (n), its eigenvalues
     const T* diagonal;  // (n), or null
     T* result;
 };

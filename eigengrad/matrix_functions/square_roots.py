@@ -17,9 +17,10 @@ Source: Higham, *Functions of Matrices*, 2008, chapter 6.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from eigengrad import solvers
+from eigengrad import native, solvers
 from eigengrad.function import Function, hermitian_part
 
 __all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
@@ -105,6 +106,10 @@ def _checked(floor: float) -> float:
     return floor
 
 
+def _fused(A: Tensor, solver: solvers.Solver) -> bool:
+    return isinstance(solver, solvers.Auto | solvers.Native) and native.multiplies(A)
+
+
 def _reciprocal_sums(s: Tensor) -> Tensor:
     return (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
 
@@ -114,6 +119,9 @@ class _SquareRoot(Function):
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
+        if _fused(A, solver):
+            S, s, V = native.root(A, floor, inverse=False)
+            return S, _reciprocal_sums(s), V
         L, V = solver(A)
         s = L.clamp_min(floor).sqrt()
         return (V * s.unsqueeze(-2)) @ V.mH, _reciprocal_sums(s), V
@@ -128,6 +136,8 @@ class _SquareRoot(Function):
     @staticmethod
     def backward(ctx: Any, gS: Tensor, *_: None) -> tuple[Tensor, None, None]:
         S, W, V = ctx.saved_tensors
+        if not torch.is_grad_enabled() and native.multiplies(V, gS):
+            return native.pull_back(V, gS, W, kind="function"), None, None
         return lyapunov(S, hermitian_part(gS), W, V), None, None
 
     @staticmethod
@@ -166,6 +176,8 @@ class _InverseSquareRoot(Function):
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
+        if _fused(A, solver):
+            return native.root(A, floor, inverse=True)
         L, V = solver(A)
         x = L.clamp_min(floor).rsqrt()
         return (V * x.unsqueeze(-2)) @ V.mH, x, V
@@ -193,6 +205,8 @@ class _InverseRootDerivative(Function):
 
     @staticmethod
     def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
+        if native.multiplies(V, B):
+            return native.pull_back(V, B, x, kind="inverse_square_root")
         square = x * x
         W = -_reciprocal_sums(x) * square.unsqueeze(-1) * square.unsqueeze(-2)
         return V @ (W * (V.mH @ B @ V)) @ V.mH
