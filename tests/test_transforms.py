@@ -171,7 +171,7 @@ def test_export(function: Callable[[Tensor], object], dtype: torch.dtype) -> Non
     A = batch(dtype)
     program = torch.export.export(Module(function), (A,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for batched in (A, torch.cat([A, 2 * A])):
-        torch.testing.assert_close(program.module()(batched), function(batched), rtol=0, atol=0)
+        torch.testing.assert_close(program.module()(batched), function(batched))  # eager products may be fused
 
 
 @pytest.mark.parametrize("rule", [eg.PowerIteration(), eg.Unrolled()], ids=repr)
