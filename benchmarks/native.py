@@ -1,7 +1,7 @@
 """The compiled kernel against LAPACK, forward and with gradients, over sizes and batches; and the table for ``"auto"``.
 
-    python benchmarks/native.py DTYPE THREADS     measures one quarter of the grid, about two minutes each
-    python benchmarks/native.py                   collects the four quarters, draws the picture, checks the claims
+    python -m benchmarks.native DTYPE THREADS     measures one quarter of the grid, in about two minutes
+    python -m benchmarks.native                   collects the four quarters, draws the picture, checks the claims
 
 Matrices are random and symmetric. NumPy calls the same LAPACK routine one matrix after the other, as torch does.
 """
@@ -10,18 +10,19 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from timing import RESULTS, claim, ratios, report
 from torch import Tensor
 
 import eigengrad as eg
+from benchmarks.timing import RESULTS, claim, ratios, report
 from eigengrad import native, native_wins, solvers
 
 SIZES = (2, 3, 4, 5, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 BATCHES = (1, 2, 4, 8, 16, 64, 256, 4096, 100_000)
-LONGEST = 0.35
+LONGEST = 0.15
 """Seconds that LAPACK may take for a case to be measured."""
 
 TARGETS = {
@@ -51,44 +52,53 @@ def root_by_autograd(A: Tensor) -> Tensor:
 
 
 def measure(dtype: torch.dtype, threads: int) -> None:
-    """One quarter of the grid, to ``results/native-DTYPE-THREADS.json``."""
+    """One quarter of the grid, to a file of its own."""
     torch.set_num_threads(threads)
     auto, kernel = solvers.Auto(), solvers.Native()
     measured = {}
     for n in SIZES:
         for batch in BATCHES:
-            cost = batch * max(1e-6, 4e-7 * n**2 if n < 16 else 7e-8 * n**2)  # LAPACK, roughly
+            cost = batch * n**2 * (9e-8 if n < 8 else 6e-8)  # LAPACK, roughly
             if cost > LONGEST or batch * n * n > 2**27:
                 continue
             A = symmetric(batch, n, dtype)
-            rounds = max(3, min(15, int(0.3 / cost)))
+            rounds = max(3, min(9, int(0.1 / cost)))
             rivals: dict[str, Callable[[], object]] = {
                 "torch.linalg.eigh": lambda A=A: torch.linalg.eigh(A),
                 "auto": lambda A=A: auto(A),
             }
             if batch in (16, 4096):
-                rivals["numpy.linalg.eigh"] = lambda A=A.numpy(): np.linalg.eigh(A)
-            measured[f"forward, n = {n}, batch {batch}"] = ratios(lambda A=A: kernel(A), rivals, rounds=rounds)
-            if batch in (16, 256, 4096):
+                rivals["numpy.linalg.eigh"] = lambda A=A: np.linalg.eigh(A.numpy())
+            measured[f"forward, n = {n}, batch {batch}"] = ratios(
+                lambda A=A: kernel(A), rivals, rounds=rounds, warmup=1
+            )
+            if batch in (256, 4096):
                 P = (A @ A.mT + torch.eye(n, dtype=dtype)).requires_grad_()
                 gL, gV = torch.randn(batch, n, dtype=dtype), torch.randn(batch, n, n, dtype=dtype)
                 measured[f"eigh step, n = {n}, batch {batch}"] = ratios(
                     lambda P=P, gL=gL, gV=gV: step(eg.eigh, P, gL, gV),
                     {"torch.linalg.eigh": lambda P=P, gL=gL, gV=gV: step(torch.linalg.eigh, P, gL, gV)},
-                    rounds=max(3, rounds // 2),
+                    rounds=3,
+                    warmup=1,
                 )
                 measured[f"inverse root step, n = {n}, batch {batch}"] = ratios(
                     lambda P=P, gV=gV: torch.autograd.grad(eg.inv_sqrtm(P), P, gV),
                     {"eigh and autograd": lambda P=P, gV=gV: torch.autograd.grad(root_by_autograd(P), P, gV)},
-                    rounds=max(3, rounds // 2),
+                    rounds=3,
+                    warmup=1,
                 )
-    report(f"native-{str(dtype).removeprefix('torch.')}-{threads}", measured)
+    quarter(str(dtype).removeprefix("torch."), threads).write_text(json.dumps(measured))
+
+
+def quarter(dtype: str, threads: int) -> Path:
+    """Where a quarter waits for the others."""
+    return RESULTS / f".native-{dtype}-{threads}.json"
 
 
 def quarters() -> dict[tuple[str, int], dict[str, dict[str, dict[str, float]]]]:
     """What was measured, by dtype and threads."""
     return {
-        (dtype, threads): json.loads((RESULTS / f"native-{dtype}-{threads}.json").read_text())["measured"]
+        (dtype, threads): json.loads(quarter(dtype, threads).read_text())
         for dtype in ("float32", "float64")
         for threads in (1, 2)
     }
@@ -136,6 +146,9 @@ def picture(measured: dict[tuple[str, int], dict[str, dict[str, dict[str, float]
 def main() -> None:
     """Collect, draw, print the table that ``native_wins.py`` should hold, and assert the claims."""
     measured = quarters()
+    report(
+        "native", {f"{dtype}, threads {t}, {case}": f for (dtype, t), q in measured.items() for case, f in q.items()}
+    )
     picture(measured)
     for key, cases in measured.items():
         print(f"    {key}: {tuple(wins(cases))},".replace("'", '"').replace("inf", "NEVER"))
@@ -147,9 +160,8 @@ def main() -> None:
             )
     for n, batch, target in ((8, 4096, 12), (16, 4096, 10), (32, 256, 9), (64, 256, 5)):
         case = measured["float32", 2][f"inverse root step, n = {n}, batch {batch}"]
-        print(
-            f"inverse root step, n = {n}, batch {batch}: {1 / case['eigh and autograd']['ratio']:.1f}x, target {target}x"
-        )
+        speed = 1 / case["eigh and autograd"]["ratio"]
+        print(f"inverse root step, n = {n}, batch {batch}: {speed:.1f} times as fast, target {target}")
     worst, where = max(
         (figures["auto"]["rival_seconds"] / figures["torch.linalg.eigh"]["rival_seconds"], f"{key}, {case}")
         for key, cases in measured.items()

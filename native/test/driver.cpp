@@ -1,0 +1,71 @@
+// For the sanitizers: every size class, full and partial groups, several threads, extreme and spoilt input, with the
+// arrays allocated to the exact number. Prints nothing and returns 0 if all residuals are small.
+
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <random>
+
+#define EIGENGRAD_DECLARE(T, suffix)                                                                                   \
+    extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
+    extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
+    extern "C" int eigengrad_pull_back_##suffix(int, const T*, const T*, int, const T*, const T*, T*, long, int, int); \
+    static auto eigh(const T* a, T* l, T* v, long batch, int n, int threads) {                                         \
+        return eigengrad_eigh_##suffix(a, l, v, batch, n, threads);                                                    \
+    }                                                                                                                  \
+    static auto root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                                   \
+        return eigengrad_root_##suffix(1, a, T(1e-3), x, s, v, batch, n, threads);                                     \
+    }                                                                                                                  \
+    static auto pull_back(int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch, int n) {         \
+        return eigengrad_pull_back_##suffix(kind, v, g, kind == 0, w, d, y, batch, n, 2);                              \
+    }
+
+EIGENGRAD_DECLARE(float, float32)
+EIGENGRAD_DECLARE(double, float64)
+extern "C" int eigengrad_choose_instructions(int);
+
+template <class T>
+static bool check(long batch, int n, int threads, T scale) {
+    std::mt19937 generator(n);
+    std::normal_distribution<T> normal;
+    const long size = long(n) * n;
+    auto array = [](long count) { return std::make_unique<T[]>(count); };
+    auto a = array(batch * size), l = array(batch * n), v = array(batch * size), y = array(batch * size);
+    for (long b = 0; b < batch; ++b)
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j <= i; ++j) a[b * size + i * n + j] = a[b * size + j * n + i] = scale * normal(generator);
+    if (batch > 1) a[size] = std::numeric_limits<T>::quiet_NaN();
+    bool good = !eigh(a.get(), l.get(), v.get(), batch, n, threads);
+    for (long b = 0; b < batch; ++b)
+        for (int k = 0; k < n; ++k)
+            for (int i = 0; i < n; ++i) {
+                if (b == 1) {
+                    good = good && std::isnan(v[b * size + k * n + i]);
+                    continue;
+                }
+                const T *row = a.get() + b * size + i * n, *vector = v.get() + b * size + k * n;
+                T residual = -l[b * n + k] * vector[i];
+                for (int j = 0; j < n; ++j) residual += row[j] * vector[j];
+                good = good && std::fabs(residual) <= 100 * n * std::numeric_limits<T>::epsilon() * scale;
+            }
+    auto w = array(batch * size);
+    good = good && !root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
+    for (int kind = 0; kind < 3; ++kind)
+        good = good && !pull_back(kind, v.get(), a.get(), kind == 2 ? l.get() : w.get(), kind ? nullptr : l.get(),
+                                  y.get(), batch, n);
+    if (!good) std::printf("wrong: n = %d, batch %ld, %zu bytes\n", n, batch, sizeof(T));
+    return good;
+}
+
+int main() {
+    bool good = true;
+    for (int level = 0; level < 3; ++level) {
+        if (!eigengrad_choose_instructions(level)) continue;
+        for (int n : {1, 2, 3, 4, 5, 8, 13, 16, 17, 33, 65})
+            for (long batch : {1, 3, 16, 40})
+                good = check<float>(batch, n, 3, 1.0f) && check<double>(batch, n, 3, 1.0) &&
+                       check<float>(batch, n, 1, 1e30f) && check<double>(batch, n, 1, 1e-200) && good;
+    }
+    return good ? 0 : 1;
+}
