@@ -199,7 +199,7 @@ def decompose(A: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
     if not small or (native.eager(A) and native.chosen(A)):
         return solver(A)
     L, V = solver(A.to(_WIDER[A.dtype]))
-    return L.to(A.dtype.to_real()), V.to(A.dtype)
+    return L.to(torch.float32), V.to(A.dtype)
 
 
 def hermitian(A: Tensor, UPLO: str) -> Tensor:
