@@ -24,8 +24,11 @@ benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python -m benchmarks.matrix_functions
 	$(VENV)/bin/python -m benchmarks.training_step
 	$(VENV)/bin/python -m benchmarks.accuracy
+	for dtype in float32 float64; do for threads in 1 2; do \
+		$(VENV)/bin/python -m benchmarks.native $$dtype $$threads || exit 1; done; done
+	$(VENV)/bin/python -m benchmarks.native
 
-$(VENV)/.lab: pyproject.toml constraints.txt
+$(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*.hpp native/*.cpp)
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing eigengrad and its laboratory into $(VENV): a few minutes, once."
 	$(INSTALL) --editable '.[lab]'
