@@ -53,8 +53,8 @@ def eigh(
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one.
         ValueError: for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN; or if ``B`` is not positive
-            definite.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN (the compiled kernel, which ``"auto"``
+            takes for batches of small matrices, gives NaN for that matrix alone); or if ``B`` is not positive definite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -107,7 +107,7 @@ def topk_eigh(
     Raises:
         TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule.
         ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
         >>> import torch, eigengrad as eg

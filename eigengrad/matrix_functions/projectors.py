@@ -61,7 +61,7 @@ def projector(
     Raises:
         TypeError: if ``k`` is none of these; if ``gradient`` is no rule.
         ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
         >>> import torch, eigengrad as eg

@@ -48,7 +48,7 @@ def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     Raises:
         ValueError: for an unknown solver.
         NotImplementedError: for a third derivative.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
         >>> import torch, eigengrad as eg

@@ -48,7 +48,7 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
 
     Raises:
         ValueError: if ``floor`` is negative; for an unknown solver.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
         >>> import torch, eigengrad as eg
@@ -80,7 +80,7 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
 
     Raises:
         ValueError: if ``floor`` is negative; for an unknown solver.
-        torch.linalg.LinAlgError: if the solver does not converge, for example on NaN.
+        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
         >>> import torch, eigengrad as eg
