@@ -3,14 +3,17 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from eigengrad_lab.config import Method, Model, UsageError
-from eigengrad_lab.recipes import GROUP_SIZES, METHODS, PresetName
+from eigengrad_lab.config import Method, UsageError
+from eigengrad_lab.options import Execution, Scale
+from eigengrad_lab.recipes import GROUP_SIZES, METHODS
 
 __all__ = ["Table1", "main"]
+
+Flat = tyro.conf.arg(name="")  # options of a part are options of the command
 
 
 @dataclass(frozen=True)
@@ -23,30 +26,14 @@ class Table1:
     Example: eigengrad reproduce table1 --data ~/cifar10 --model small --epochs 5 --train-images 5000 --seeds 2
     """
 
-    data: str = "digits"
-    """digits (of scikit-learn); cifar10, cifar100 or another owner/name from the hub; or a folder in its layout."""
-    model: Model | None = None
-    """Network. By default small for the digits, resnet18 for all else."""
-    preset: PresetName = "demo"
-    """Epochs: demo 10, short 35, paper 350."""
-    epochs: int | None = None
-    """Overrides the preset; the learning rate still falls after 2/7, 4/7 and 6/7 of them."""
+    scale: Annotated[Scale, Flat] = Scale()
+    execution: Annotated[Execution, Flat] = Execution()
     methods: tuple[Method, ...] = METHODS
     """svd, pi, ours, closed-form, batchnorm, qr."""
     group_sizes: tuple[int, ...] = GROUP_SIZES
     """The paper's d, between 1 and 64."""
     seeds: int = 5
     """Runs of each cell."""
-    train_images: int | None = None
-    """Train on a fixed random subset of this size."""
-    test_images: int | None = None
-    """Test on a fixed random subset of this size."""
-    output: Path = Path("runs")
-    """Folder of all records and reports."""
-    device: str = "auto"
-    """cpu, cuda, or auto for cuda where there is one."""
-    workers: int | None = None
-    """Trainings at once. By default one for each core, or one on a GPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,10 +7,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Method", "Model", "RunConfig", "UsageError"]
+__all__ = ["Layer", "Method", "Model", "RunConfig", "UsageError"]
 
+Layer = Literal["zca", "pca"]
 Method = Literal["svd", "pi", "ours", "closed-form", "batchnorm", "qr"]
 Model = Literal["small", "resnet18", "resnet50"]
 
@@ -32,10 +33,16 @@ class RunConfig:
     model: Model
     method: Method
     """How the extra layer after the first convolution is computed and differentiated (see ``models.extra_layer``)."""
-    group_size: int | None
-    """The paper's d; ``None`` for the batchnorm baseline."""
     seed: int
     epochs: int
+    layer: Layer | None = "zca"
+    """What the extra layer does: whitening or denoising; ``None`` for the batchnorm baseline."""
+    group_size: int | None = None
+    """Of whitening, the paper's d."""
+    rank: int | None = None
+    """Of denoising, the number of eigenvectors kept; or else ``energy``."""
+    energy: float | None = None
+    """Of denoising, the share of the spectrum kept, the paper's preserved information."""
     learning_rate: float = 0.1
     batch_size: int = 128
     sgd_momentum: float = 0.9
@@ -51,10 +58,25 @@ class RunConfig:
 
     @property
     def identity(self) -> str:
-        """A readable name with a hash of all fields: ``ours-d8-seed0-1f2e3d4c``."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-        group = "" if self.group_size is None else f"-d{self.group_size}"
-        return f"{self.method}{group}-seed{self.seed}-{digest}"
+        """A readable name with a hash of all fields: ``zca-ours-d8-seed0-1f2e3d4c``."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+        layer = [] if self.layer is None else [self.layer]
+        sizes = {"d": self.group_size, "rank": self.rank, "energy": self.energy}
+        settings = [f"{name}{size:g}" for name, size in sizes.items() if size is not None]
+        return "-".join([*layer, self.method, *settings, f"seed{self.seed}", digest])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them; the way back is :meth:`from_dict`."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":
+        """A configuration as a record keeps it.
+
+        Raises:
+            TypeError: for fields that a configuration does not have.
+        """
+        return cls(**{**fields, "milestones": tuple(fields.get("milestones", ()))})
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of the given epoch, counted from 0."""

@@ -66,7 +66,7 @@ class RunRecord:
     def open(self) -> None:
         """Make the folder and write down what is run where."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_json("config.json", dataclasses.asdict(self.config))
+        self._write_json("config.json", self.config.to_dict())
         self._write_json("environment.json", environment())
 
     def result(self) -> Result | None:

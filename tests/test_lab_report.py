@@ -101,7 +101,7 @@ def test_reproduce_table1(tmp_path: Path) -> None:
     command += ["--methods", "ours", "svd", "batchnorm", "--group-sizes", "4", "64"]
     first = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "132"})
     assert first.returncode == 0, first.stderr
-    assert "ours-d64-seed0-" in first.stdout
+    assert "zca-ours-d64-seed0-" in first.stdout
     assert "success rate" in first.stdout
     assert len(list((tmp_path / "trainings").iterdir())) == 5
     assert (tmp_path / "table1-digits-small-2epochs-200images" / "report.html").exists()
