@@ -26,8 +26,8 @@ class Table1:
     Example: eigengrad reproduce table1 --data ~/cifar10 --model small --epochs 5 --train-images 5000 --seeds 2
     """
 
-    scale: Annotated[Scale, Flat] = Scale()
-    execution: Annotated[Execution, Flat] = Execution()
+    scale: Annotated[Scale, Flat] = Scale()  # noqa: RUF009 (a frozen value)
+    execution: Annotated[Execution, Flat] = Execution()  # noqa: RUF009 (a frozen value)
     methods: tuple[Method, ...] = METHODS
     """svd, pi, ours, closed-form, batchnorm, qr."""
     group_sizes: tuple[int, ...] = GROUP_SIZES

@@ -22,7 +22,6 @@ def trainings(execution: Execution) -> Path:
 
 
 def train_missing(
-
     configs: Sequence[RunConfig], data: str, execution: Execution, console: Console
 ) -> list[engine.Broken]:
     """Train those of ``configs`` that have no result yet, on the data set ``data``. Returns the ones that broke."""
