@@ -9,11 +9,15 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Layer", "Method", "Model", "RunConfig", "UsageError"]
+__all__ = ["CHANNELS", "Layer", "Method", "Model", "RunConfig", "UsageError"]
 
 Layer = Literal["zca", "pca"]
 Method = Literal["svd", "pi", "ours", "closed-form", "batchnorm", "qr"]
 Model = Literal["small", "resnet18", "resnet50"]
+
+
+CHANNELS = 64
+"""Channels of the extra layer, in every model."""
 
 
 class UsageError(ValueError):
@@ -56,6 +60,23 @@ class RunConfig:
     """A fixed random subset of the training images of this size; all of them by default."""
     test_images: int | None = None
 
+    def __post_init__(self) -> None:
+        allowed = {None: (), "zca": ("group_size",), "pca": ("rank", "energy")}
+        _require(self.layer in allowed, f"layer must be zca or pca, or None for batchnorm, got {self.layer!r}")
+        _require((self.layer is None) == (self.method == "batchnorm"), "layer is None for batchnorm, and only for it")
+        for name in ("group_size", "rank", "energy"):
+            _require(
+                getattr(self, name) is None or name in allowed[self.layer], f"{name} is no setting of {self.layer}"
+            )
+        given = [name for name in allowed[self.layer] if getattr(self, name) is not None]
+        _require(len(given) == bool(allowed[self.layer]), f"{self.layer} needs one of {', '.join(allowed[self.layer])}")
+        for name, most in (("group_size", CHANNELS), ("rank", CHANNELS), ("energy", 1.0)):
+            value = getattr(self, name)
+            _require(value is None or 0 < value <= most, f"{name} must lie between 0 and {most}, got {value}")
+        for name in ("epochs", "batch_size", "iterations", "train_images", "test_images"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+
     @property
     def identity(self) -> str:
         """A readable name with a hash of all fields: ``zca-ours-d8-seed0-1f2e3d4c``."""
@@ -74,10 +95,18 @@ class RunConfig:
         """A configuration as a record keeps it.
 
         Raises:
-            TypeError: for fields that a configuration does not have.
+            UsageError: for fields that are none of a configuration's, or do not go together.
         """
-        return cls(**{**fields, "milestones": tuple(fields.get("milestones", ()))})
+        try:
+            return cls(**{**fields, "milestones": tuple(fields.get("milestones", ()))})
+        except TypeError as error:
+            raise UsageError(f"no configuration of a run: {error}") from error
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of the given epoch, counted from 0."""
         return self.learning_rate * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UsageError(message)

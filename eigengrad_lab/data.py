@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eigengrad_lab.config import UsageError
 
-__all__ = ["ImageData", "augment", "canonical_name", "load"]
+__all__ = ["Crops", "ImageData", "canonical_name", "draw_crops", "load"]
 
 HUB_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 SUBSET_SEED = 0
@@ -53,10 +53,26 @@ class ImageData:
         return mean, std
 
 
-def augment(images: Tensor, *, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """A random crop of each padded image ``(N, C, H, W)`` and, with ``flip``, a mirrored half of them."""
-    count, _, height, width = images.shape
-    device = images.device
+@dataclass(frozen=True)
+class Crops:
+    """What augmentation does to each of some images, ``(count, height)`` rows and ``(count, width)`` columns."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __getitem__(self, chosen: slice) -> "Crops":
+        return Crops(self.rows[chosen], self.columns[chosen])
+
+    def of(self, images: Tensor, pad: int) -> Tensor:
+        """The crops of ``images (count, C, H, W)``, each padded by ``pad`` zeros on every side."""
+        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+        sample = torch.arange(len(images), device=images.device)[:, None, None]
+        return padded[sample, :, self.rows[:, :, None], self.columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def draw_crops(count: int, height: int, width: int, *, pad: int, flip: bool, generator: torch.Generator) -> Crops:
+    """A random crop of each padded image and, with ``flip``, a mirrored half of them; on the generator's device."""
+    device = generator.device
 
     def draw(high: int) -> Tensor:
         return torch.randint(high, (count, 1), generator=generator, device=device)
@@ -65,9 +81,7 @@ def augment(images: Tensor, *, pad: int, flip: bool, generator: torch.Generator)
     columns = draw(2 * pad + 1) + torch.arange(width, device=device)
     if flip:
         columns = torch.where(draw(2).bool(), columns.flip(1), columns)
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    sample = torch.arange(count, device=device)[:, None, None]
-    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return Crops(rows, columns)
 
 
 def canonical_name(name: str) -> str:

@@ -1,19 +1,23 @@
 """From a list of runs to their records: what is missing is trained, under a progress display."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from eigengrad_lab import engine
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.data import load
+from eigengrad_lab.events import require_tensorboard
 from eigengrad_lab.options import Execution
-from eigengrad_lab.records import Result, RunRecord
+from eigengrad_lab.progress import Display
+from eigengrad_lab.records import RunRecord
+from eigengrad_lab.train import Recording
 
-__all__ = ["train_missing", "trainings"]
+__all__ = ["settle_device", "show_plan", "train_missing", "trainings"]
 
 
 def trainings(execution: Execution) -> Path:
@@ -22,10 +26,18 @@ def trainings(execution: Execution) -> Path:
 
 
 def train_missing(
-    configs: Sequence[RunConfig], data: str, execution: Execution, console: Console
+    configs: Sequence[RunConfig], data: str, execution: Execution, console: Console, *, command: str
 ) -> list[engine.Broken]:
-    """Train those of ``configs`` that have no result yet, on the data set ``data``. Returns the ones that broke."""
+    """Train those of ``configs`` that have no result yet, on the data set ``data``. Returns the ones that broke.
+
+    Raises:
+        UsageError: for options that name nothing, or nothing that is here.
+        KeyboardInterrupt: once the runs on their way have saved their state.
+    """
     runs, device = trainings(execution), settle_device(execution.device)
+    run = engine.by_name(execution.engine, execution.address)
+    if execution.tensorboard:
+        require_tensorboard()
     missing = [config for config in configs if RunRecord(runs, config).result() is None]
     if len(missing) < len(configs):
         console.print(f"{len(configs) - len(missing)} of {len(configs)} runs were done before", highlight=False)
@@ -34,49 +46,42 @@ def train_missing(
     with console.status(f"loading {data}"):
         images = load(data, train_images=configs[0].train_images, test_images=configs[0].test_images)
 
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    with progress:
-        everything = progress.add_task("runs", total=len(missing), loss="")
-        lines = {
-            config.identity: progress.add_task(config.identity, start=False, visible=False, loss="")
-            for config in missing
-        }
-
-        ended = set()
-
-        def on_progress(news: engine.Progress) -> None:
-            if news.identity in ended:  # news may arrive after the result
-                return
-            line = lines[news.identity]
-            progress.start_task(line)
-            progress.update(line, visible=True, completed=news.step, total=news.steps)
-            if news.train_loss is not None:
-                progress.update(line, loss=f"loss {news.train_loss:.3f}")
-
-        def on_result(config: RunConfig, result: Result) -> None:
-            ended.add(config.identity)
-            progress.advance(everything)
-            progress.update(lines[config.identity], visible=False)
-            style = "" if result.succeeded else "[red]"
-            progress.console.print(f"{style}{config.identity}: {result}", highlight=False)
-
-        return engine.run_all(
+    runs.mkdir(parents=True, exist_ok=True)
+    broken = []
+    with Display(missing, runs, console) as display:
+        work = engine.Work(
             missing,
             images,
-            runs,
-            device=device,
-            workers=execution.workers or min(len(missing), engine.default_workers(device)),
-            on_progress=on_progress,
-            on_result=on_result,
+            Recording(runs.resolve(), command, execution.tensorboard),
+            device,
+            execution.workers or min(len(missing), default_workers(device)),
+            display.warn,
         )
+        for config, outcome in run(work):
+            display.ended(config, outcome)
+            if isinstance(outcome, engine.Broken):
+                broken.append(outcome)
+    return broken
+
+
+def show_plan(configs: Sequence[RunConfig], execution: Execution, console: Console) -> None:
+    """What would be trained, each run with its identity and what is known of it; and what they have in common."""
+    fields = [config.to_dict() for config in configs]
+    common = {name: value for name, value in fields[0].items() if all(other[name] == value for other in fields)}
+    varied = [name for name in fields[0] if name not in common]
+    table = Table("run", *varied, "state", title=f"{len(configs)} runs")
+    for config, values in zip(configs, fields, strict=True):
+        result = RunRecord(trainings(execution), config).result()
+        cells = ("" if values[name] is None else str(values[name]) for name in varied)
+        table.add_row(config.identity, *cells, "to train" if result is None else f"done: {result}")
+    console.print(table)
+    for name, value in common.items():
+        console.print(f"{name} {value}", highlight=False)
+
+
+def default_workers(device: torch.device) -> int:
+    """One process for each core, or one for a GPU."""
+    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def settle_device(name: str) -> torch.device:

@@ -8,20 +8,28 @@ Source: Wang et al., NeurIPS 2019, section 4.1; He, Zhang, Ren, Sun, *Deep Resid
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 import eigengrad as eg
-from eigengrad_lab.config import RunConfig
-from eigengrad_lab.recipes import CHANNELS
+from eigengrad_lab.config import CHANNELS, RunConfig
 
 __all__ = ["ResNet", "build", "extra_layer"]
 
 
-def build(config: RunConfig, *, image_channels: int, classes: int, generator: torch.Generator) -> nn.Module:
+def build(
+    config: RunConfig,
+    *,
+    image_channels: int,
+    classes: int,
+    generator: torch.Generator,
+    process_group: ProcessGroup | None = None,
+) -> nn.Module:
     """The network of a configuration, initialised from torch's global generator.
 
-    ``generator`` (on the training device) feeds the random starts of the ``pi`` method.
+    ``generator`` (on the training device) feeds the random starts of the ``pi`` method. With a ``process_group``, the
+    extra layer shares its moments.
     """
-    extra = extra_layer(config, generator)
+    extra = extra_layer(config, generator, process_group)
     match config.model:
         case "small":
             return ResNet(
@@ -33,10 +41,10 @@ def build(config: RunConfig, *, image_channels: int, classes: int, generator: to
             return ResNet(Bottleneck, depths=(3, 4, 6, 3), extra=extra, inputs=image_channels, classes=classes)
 
 
-def extra_layer(config: RunConfig, generator: torch.Generator | None = None) -> nn.Module:
+def extra_layer(
+    config: RunConfig, generator: torch.Generator | None = None, process_group: ProcessGroup | None = None
+) -> nn.Module:
     """The layer under test: the paper's systems are pairs of a solver forward and a gradient backward."""
-    if config.method == "batchnorm":
-        return nn.BatchNorm2d(CHANNELS)
     solver: str | eg.solvers.Solver
     gradient: eg.gradients.GradientRule | eg.Unrolled | None
     match config.method:
@@ -48,9 +56,30 @@ def extra_layer(config: RunConfig, generator: torch.Generator | None = None) -> 
             solver, gradient = eg.solvers.PowerIteration(config.iterations, generator), eg.Unrolled()
         case "ours":
             solver, gradient = "svd", eg.PowerIteration(config.iterations)
-        case "closed-form":
+        case "closed-form" | "batchnorm":
             solver, gradient = "auto", None
-    return eg.nn.ZCAWhitening(CHANNELS, eps=config.eps, group_size=config.group_size, gradient=gradient, solver=solver)
+    match config.layer:
+        case None:
+            return nn.BatchNorm2d(CHANNELS)
+        case "zca":
+            return eg.nn.ZCAWhitening(
+                CHANNELS,
+                eps=config.eps,
+                group_size=config.group_size,
+                gradient=gradient,
+                solver=solver,
+                process_group=process_group,
+            )
+        case "pca":
+            return eg.nn.PCADenoising(
+                CHANNELS,
+                eps=config.eps,
+                rank=config.rank,
+                energy=config.energy,
+                gradient=gradient,
+                solver=solver,
+                process_group=process_group,
+            )
 
 
 class ResNet(nn.Module):

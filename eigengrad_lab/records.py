@@ -1,25 +1,32 @@
-"""What a run leaves behind, one folder each: configuration, environment, metrics, checkpoint, result.
+"""What a run leaves behind, one folder each: configuration, environment, metrics, checkpoints, and how it ended.
 
-Every file is written whole to a temporary name and then moved into place, so that a reader, or a run that resumes, sees
-either the old file or the new one. A run whose ``result.json`` exists is done; one with a checkpoint is resumed.
+Every file is written whole to a temporary name and then moved into place, so that a reader, or a run that resumes,
+sees either the old file or the new one. A run whose ``result.json`` exists is done; one with a checkpoint is resumed.
+Whoever writes holds a lock on the folder, which vanishes with its process.
 """
 
 import dataclasses
+import fcntl
 import json
+import math
 import os
 import platform
-import tempfile
-from collections.abc import Callable, Iterator
+import shlex
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import torch
 
 import eigengrad
-from eigengrad_lab.config import RunConfig
+from eigengrad_lab.config import RunConfig, UsageError
+from eigengrad_lab.files import write_text
 
-__all__ = ["EpochMetrics", "Result", "RunRecord", "environment", "write_atomically"]
+__all__ = ["EpochMetrics", "Position", "Result", "RunRecord", "command_line", "environment", "recorded_runs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,33 @@ class Result:
         return f"failed at step {self.failed_at_step}: {self.reason}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run is (``progress.json``), and which process is at it."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    train_loss: float
+    """Of the last epoch; NaN before the first has ended."""
+    test_error_pct: float
+    host: str = dataclasses.field(default_factory=socket.gethostname)
+    process: int = dataclasses.field(default_factory=os.getpid)
+    started: float = 0.0
+    """When this process began, in seconds since 1970, and at which step."""
+    started_at_step: int = 0
+    updated: float = dataclasses.field(default_factory=time.time)
+
+    def seconds_left(self) -> float:
+        """By this process's own pace; NaN before its first step."""
+        done = self.step - self.started_at_step
+        return (self.updated - self.started) / done * (self.steps - self.step) if done else math.nan
+
+
+Kept = TypeVar("Kept", Result, Position)
+
+
 class RunRecord:
     """The folder of one run, below ``root``, named by the identity of its configuration."""
 
@@ -63,46 +97,99 @@ class RunRecord:
         self.config = config
         self.folder = root / config.identity
 
-    def open(self) -> None:
-        """Make the folder and write down what is run where."""
+    @contextmanager
+    def claim(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+        """Become the only writer, waiting for another one to end. False if ``should_stop`` says yes before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_json("config.json", self.config.to_dict())
-        self._write_json("environment.json", environment())
+        with (self.folder / "lock").open("w") as lock:
+            while not _try_lock(lock.fileno()):
+                if should_stop():
+                    yield False
+                    return
+                time.sleep(0.2)
+            yield True
+
+    def is_claimed(self) -> bool:
+        """Whether a process is at it."""
+        try:
+            with (self.folder / "lock").open() as lock:
+                return not _try_lock(lock.fileno(), shared=True)
+        except FileNotFoundError:
+            return False
+
+    def open(self, command: str = "") -> None:
+        """Write down what is run where, and by which command."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", self.config.to_dict())
+        write_json(self.folder / "environment.json", environment() | {"command": command})
+        (self.folder / "broken.json").unlink(missing_ok=True)
 
     def result(self) -> Result | None:
         """The result, or ``None`` while the run is not done."""
-        path = self.folder / "result.json"
-        return Result(**json.loads(path.read_text())) if path.exists() else None
+        return self._kept("result.json", Result)
+
+    def position(self) -> Position | None:
+        """Where the run is, or was when last heard of."""
+        return self._kept("progress.json", Position)
+
+    def broken(self) -> str | None:
+        """Why the last attempt ended without a result, in one line, if a defect ended it."""
+        content = read_json(self.folder / "broken.json")
+        return None if content is None else str(content.get("reason", "unknown"))
 
     def metrics(self) -> list[EpochMetrics]:
-        """The epochs recorded so far."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        return [EpochMetrics(**json.loads(line)) for line in path.read_text().splitlines()]
+        """The epochs recorded so far, up to the first line that cannot be read."""
+        metrics: list[EpochMetrics] = []
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+            metrics.extend(EpochMetrics(**json.loads(line)) for line in lines)
+        except (FileNotFoundError, UnicodeDecodeError, ValueError, TypeError):
+            pass
+        return metrics
 
     def write_metrics(self, metrics: list[EpochMetrics]) -> None:
         """Write all epochs so far, one JSON object a line."""
-        text = "".join(json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in metrics)
-        write_atomically(self.folder / "metrics.jsonl", lambda file: file.write(text.encode()))
+        lines = (json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in metrics)
+        write_text(self.folder / "metrics.jsonl", "".join(lines))
+
+    def write_position(self, position: Position) -> None:
+        """Tell whoever watches."""
+        write_json(self.folder / "progress.json", dataclasses.asdict(position))
 
     def write_result(self, result: Result) -> None:
-        """Close the run: write its result and drop the checkpoint, which nobody will resume from."""
-        self._write_json("result.json", dataclasses.asdict(result))
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        """Close the run."""
+        write_json(self.folder / "result.json", dataclasses.asdict(result))
+        (self.folder / "progress.json").unlink(missing_ok=True)
 
-    def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint by ``state``: tensors, numbers, strings, and lists and dicts of them."""
-        write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+    def write_broken(self, error: BaseException) -> None:
+        """Note a defect that ended this attempt."""
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        lines = traceback.format_exception(error)
+        write_json(self.folder / "broken.json", {"reason": reason, "traceback": "".join(lines)})
 
-    def checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """The state last written, or ``None``."""
-        path = self.folder / "checkpoint.pt"
-        return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    def _kept(self, name: str, kind: type[Kept]) -> Kept | None:
+        content = read_json(self.folder / name)
+        try:
+            return None if content is None else kind(**content)
+        except TypeError:
+            return None
 
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(self.folder / name, lambda file: file.write(text.encode()))
+
+def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """All runs below ``root`` by name, and a sentence about each folder that is none."""
+    records, strange = [], []
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        content = read_json(folder / "config.json")
+        try:
+            if content is None:
+                raise UsageError("no readable config.json")
+            config = RunConfig.from_dict(content)
+            if config.identity != folder.name:
+                raise UsageError(f"its config.json is that of {config.identity}")
+            records.append(RunRecord(root, config))
+        except UsageError as error:
+            strange.append(f"{folder}: {error}")
+    return records, strange
 
 
 def environment() -> dict[str, Any]:
@@ -118,25 +205,32 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there."""
-    with _temporary(path) as file:
-        write(file)
+def command_line(arguments: Sequence[str]) -> str:
+    """The command of these arguments, for records that others read: of a folder elsewhere, the last name alone."""
+    words = [Path(word).name if len(Path(word).parts) > 1 else word for word in arguments]
+    return shlex.join(["eigengrad", *words])
 
 
-@contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    # NamedTemporaryFile is private to its owner; a record may be read by anyone who may read the folder.
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; ``None`` if there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """An object to a file."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _try_lock(file: int, *, shared: bool = False) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _processor() -> str:

@@ -1,92 +1,109 @@
-"""From records to what people look at: a table in the terminal, a folder with the same as files, and one HTML page."""
+"""From records to what people look at: a table in the terminal, files beside each other, and one HTML page a setting.
 
-import base64
-import dataclasses
-import shlex
-from collections.abc import Sequence
+A *setting* is what the runs of a table share: data, network, epochs, and the recipe. Its folder holds for each table or
+figure a Markdown file, a CSV and a picture, and one ``report.html`` with all of them. Everything is made from the
+records alone.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import jinja2
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from eigengrad_lab import paper
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.records import RunRecord, environment, write_atomically
-from eigengrad_lab.report import figure1, table1
-from eigengrad_lab.train import GUESS_SHARE, PATIENCE
+from eigengrad_lab.files import write_atomically, write_text
+from eigengrad_lab.records import environment
+from eigengrad_lab.report import analysis, grid, page
+from eigengrad_lab.report.claims import Claim
+from eigengrad_lab.report.runs import Run, by_setting, read_runs, setting_name
+from eigengrad_lab.report.sections import EXPERIMENTS, Section
 
-__all__ = ["write_table1"]
+__all__ = ["rebuild", "write_analysis", "write_report"]
 
 
-def write_table1(configs: Sequence[RunConfig], runs: Path, folder: Path, command: Sequence[str]) -> Table:
-    """Write ``table1.md``, ``table1.csv``, ``figure1.png`` and ``report.html`` from the records of ``configs``.
+def write_report(name: str, configs: Sequence[RunConfig], output: Path) -> RenderableType:
+    """Show the table or figure ``name`` of ``configs``, done or not, and renew the reports of their setting."""
+    setting, root = setting_name(configs[0]), output / "trainings"
+    recorded = read_runs(by_setting(root)[0].get(setting, []), root)
+    planned = read_runs(configs, root)
+    shown = _write_setting(output / "reports" / setting, _by_experiment(recorded) | {name: planned})
+    return Group(shown[name], _where(output / "reports" / setting))
 
-    Args:
-        configs: the runs of the table. Those without a result are left out.
-        runs: the folder of all runs' folders.
-        folder: where the files go.
-        command: the command line that made them.
 
-    Returns:
-        The table, for the terminal.
-    """
-    records = [RunRecord(runs, config) for config in configs]
-    done = [(r.config, result, r.metrics()) for r in records if (result := r.result()) is not None]
-    cells = table1.aggregate((config, result) for config, result, _ in done)
-    grid = table1.lay_out(cells)
-    setting = _setting(configs)
-    missing = (
-        f" {len(configs) - len(done)} of {len(configs)} runs have no result yet." if len(done) < len(configs) else ""
-    )
-    caption = f"{setting}.{missing} The paper: {paper.SETTING}."
-    figure = figure1.draw(done)
-    made_with = shlex.join(command)
-    machine = {name: value for name, value in environment().items() if value is not None}
+def rebuild(output: Path) -> Iterator[RenderableType]:
+    """Write everything again from the records below ``output``, and yield what the terminal shows of it."""
+    root = output / "trainings"
+    settings, strange = by_setting(root)
+    for sentence in strange:
+        yield Text(f"passed over {sentence}", style="yellow")
+    for setting, configs in settings.items():
+        experiments = _by_experiment(read_runs(configs, root))
+        if experiments:
+            yield from _write_setting(output / "reports" / setting, experiments).values()
+            yield _where(output / "reports" / setting)
 
+
+def write_analysis(output: Path, command: str) -> RenderableType:
+    """The paper's analysis, which needs no training."""
+    folder = output / "reports" / "analysis"
+    section = analysis.show()
+    made_on = [", ".join(f"{name} {value}" for name, value in environment().items() if value is not None)]
+    _write_files(folder, "analysis", section, analysis.TEXT, [command], made_on)
+    write_text(folder / "report.html", page.render("Analysis", analysis.TEXT, [section], [], [command]))
+    return Group(_as_rich(section, analysis.TEXT), _where(folder))
+
+
+def _by_experiment(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each table and figure that has any to show but the baseline's."""
+    runs = list(runs)
+    chosen = {name: [run for run in runs if experiment.belongs(run)] for name, experiment in EXPERIMENTS.items()}
+    return {name: mine for name, mine in chosen.items() if any(run.config.layer is not None for run in mine)}
+
+
+def _write_setting(folder: Path, experiments: dict[str, list[Run]]) -> dict[str, RenderableType]:
+    """The files of each table and figure, and the page of all; for each, what the terminal shows."""
+    everything = list({run.config.identity: run for runs in experiments.values() for run in runs}.values())
+    sections, shown = [], {}
+    for name in EXPERIMENTS:
+        if name in experiments:
+            runs, section = experiments[name], EXPERIMENTS[name].show(experiments[name])
+            text = f"{page.caption(runs)} {page.SUCCESS_RULE}"
+            _write_files(folder, name, section, text, page.commands(runs), page.machine(runs))
+            sections.append(section)
+            shown[name] = _as_rich(section, page.caption(runs))
+    title = "Backpropagation-friendly eigendecomposition, reproduced"
+    html = page.render(title, page.caption(everything), sections, everything, page.commands(everything))
+    write_text(folder / "report.html", html)
+    return shown
+
+
+def _write_files(
+    folder: Path, name: str, section: Section, text: str, made_with: Sequence[str], made_on: Sequence[str]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    markdown = "\n".join(
-        [
-            "# Table 1: ZCA whitening\n",
-            f"{caption} {_success_rule()}\n",
-            table1.as_markdown(grid),
-            "![training loss](figure1.png)\n",
-            f"Made with `{made_with}` on {', '.join(f'{name} {value}' for name, value in machine.items())}.\n",
-        ]
-    )
-    template = jinja2.Environment(
-        loader=jinja2.PackageLoader("eigengrad_lab.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    ).get_template("report.html.jinja")
-    page = template.render(
-        caption=caption,
-        success_rule=_success_rule(),
-        grid=grid,
-        figure=base64.b64encode(figure).decode(),
-        command=made_with,
-        machine=machine,
-        runs=[(config, result) for config, result, _ in done],
-        recipe=dataclasses.asdict(configs[0]),
-    )
-    for name, content in {
-        "table1.md": markdown.encode(),
-        "table1.csv": table1.as_csv(cells).encode(),
-        "figure1.png": figure,
-        "report.html": page.encode(),
-    }.items():
-        write_atomically(folder / name, lambda file, content=content: file.write(content))  # type: ignore[misc]
-    return table1.as_rich(grid, "Table 1: ZCA whitening, error and success rate", caption)
+    parts = [f"# {section.title}", text, grid.as_markdown(section.grid).rstrip("\n")]
+    if section.figure is not None:
+        parts.append(f"![{section.figure_text}]({name}.png)")
+        figure = section.figure
+        write_atomically(folder / f"{name}.png", lambda file: file.write(figure))
+    parts += section.notes
+    if section.claims:
+        parts += ["## The paper's claims, and these runs", _claims_as_markdown(section.claims)]
+    made = "\n".join(["Made with", *(f"`{command}`" for command in made_with)]) if made_with else ""
+    parts += [text for text in (made, *(f"On {machine}." for machine in made_on)) if text]
+    write_text(folder / f"{name}.md", "\n\n".join(parts) + "\n")
+    write_text(folder / f"{name}.csv", section.csv)
 
 
-def _setting(configs: Sequence[RunConfig]) -> str:
-    """What was trained, in one phrase."""
-    config = configs[0]
-    images = f" ({config.train_images} training images)" if config.train_images else ""
-    seeds = len({other.seed for other in configs})
-    return f"{config.data}{images}, {config.model} network, {config.epochs} epochs, seeds: {seeds}"
+def _claims_as_markdown(claims: Sequence[Claim]) -> str:
+    return "\n".join(f"* **{claim.verdict}**: {claim.text} ({claim.evidence})." for claim in claims)
 
 
-def _success_rule() -> str:
-    return (
-        "A run succeeds when it ends without NaN, a failed decomposition or divergence: a training loss "
-        f"above {GUESS_SHARE:.0%} of a guess's for {PATIENCE} epochs in a row or at the end. "
-        "Errors are those of the last epoch, over the runs that succeeded."
-    )
+def _as_rich(section: Section, caption: str) -> RenderableType:
+    claims = [Text(f"{claim.verdict:>10}: {claim.text} ({claim.evidence})") for claim in section.claims]
+    return Group(grid.as_rich(section.grid, section.title), Text(caption, style="italic"), *claims)
+
+
+def _where(folder: Path) -> RenderableType:
+    return Text(f"report.html, and each table and figure as md, csv and png, are in {folder}", no_wrap=True)

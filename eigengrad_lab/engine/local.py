@@ -1,0 +1,109 @@
+"""Trainings in worker processes of this machine, one thread each on a CPU.
+
+Images are loaded once and shared with the workers. When a worker dies, of a bug in a library or for want of memory, the
+operating system's pool of processes goes with it; a new pool takes up what is left, from the checkpoints.
+"""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
+
+import torch
+import torch.multiprocessing
+
+from eigengrad_lab.config import RunConfig
+from eigengrad_lab.data import ImageData
+from eigengrad_lab.engine import RETRIES, Broken, Ended, Work
+from eigengrad_lab.records import Result
+from eigengrad_lab.train import Interrupted, Recording, train
+
+__all__ = ["run"]
+
+
+def run(work: Work) -> Iterator[Ended]:
+    """Train everything in ``work.workers`` processes."""
+    waiting, deaths = list(work.configs), 0
+    while waiting:
+        ended = 0
+        try:
+            for config, outcome in _one_pool(work, waiting):
+                ended += 1
+                waiting.remove(config)
+                yield config, outcome
+        except BrokenProcessPool:
+            deaths = deaths + 1 if ended == 0 else 1
+            if deaths > RETRIES:
+                for config in waiting:
+                    yield config, Broken(config, f"worker processes died {deaths} times in a row")
+                return
+            work.warn(f"a worker process died; {len(waiting)} runs go on from their checkpoints")
+
+
+def _one_pool(work: Work, configs: list[RunConfig]) -> Iterator[Ended]:
+    context = torch.multiprocessing.get_context("spawn")
+    stop, warnings = context.Event(), context.SimpleQueue()
+    worker = (work.data, work.recording, work.device, work.workers, stop, warnings)
+    with ProcessPoolExecutor(work.workers, mp_context=context, initializer=_start_worker, initargs=worker) as pool:
+        futures: dict[Future[Result], RunConfig] = {pool.submit(_train, config): config for config in configs}
+        try:
+            for future in as_completed(futures):
+                while not warnings.empty():
+                    work.warn(warnings.get())
+                yield futures[future], _outcome(futures[future], future)
+        finally:  # interrupted, a worker's death, or a consumer that has had enough
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _outcome(config: RunConfig, future: "Future[Result]") -> Result | Broken:
+    error = future.exception()
+    if isinstance(error, BrokenProcessPool):
+        raise error
+    if error is None:
+        return future.result()
+    return Broken(config, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker process holds between runs."""
+
+    data: ImageData
+    recording: Recording
+    stop: Event
+    warnings: "SimpleQueue[str]"
+
+
+_worker: _Worker
+
+
+def _start_worker(
+    data: ImageData,
+    recording: Recording,
+    device: torch.device,
+    workers: int,
+    stop: Event,
+    warnings: "SimpleQueue[str]",
+) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: here it matters only during a run (see train)
+    if workers > 1:
+        torch.set_num_threads(1)
+    _worker = _Worker(data.to(device), recording, stop, warnings)
+
+
+def _train(config: RunConfig) -> Result:
+    try:
+        return train(
+            config,
+            _worker.data,
+            _worker.recording,
+            should_stop=_worker.stop.is_set,
+            warn=_worker.warnings.put,
+        )
+    except Interrupted:
+        raise RuntimeError("stopped; its state is saved") from None

@@ -1,0 +1,110 @@
+"""How far the runs are, by their own records: a live display on a terminal, a line now and then elsewhere."""
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eigengrad_lab.config import RunConfig
+from eigengrad_lab.engine import Broken
+from eigengrad_lab.records import Position, Result, RunRecord
+
+__all__ = ["Display", "duration"]
+
+LIVE_SECONDS, PLAIN_SECONDS = 0.5, 15.0
+
+
+class Display:
+    """While entered, follows ``configs`` through their records below ``root``."""
+
+    def __init__(self, configs: Sequence[RunConfig], root: Path, console: Console) -> None:
+        self.console, self.began, self.total = console, time.time(), len(configs)
+        self.unended = {config.identity: RunRecord(root, config) for config in configs}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.everything = self.progress.add_task("runs", total=len(configs), news="")
+        self.lines: dict[str, TaskID] = {}
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def ended(self, config: RunConfig, outcome: Result | Broken) -> None:
+        """One run's end, as a line that stays."""
+        with self._lock:
+            self.unended.pop(config.identity)
+            if (line := self.lines.pop(config.identity, None)) is not None:
+                self.progress.remove_task(line)
+            self.progress.advance(self.everything)
+        text = f"broken: {outcome.reason}" if isinstance(outcome, Broken) else str(outcome)
+        style = None if isinstance(outcome, Result) and outcome.succeeded else "red"
+        self.console.print(f"{config.identity}: {text}", style=style, highlight=False, markup=False)
+
+    def warn(self, message: str) -> None:
+        """Something that went wrong on the way."""
+        self.console.print(f"warning: {message}", style="yellow", highlight=False, markup=False)
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._watcher.join()
+        self.progress.stop()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LIVE_SECONDS if self.console.is_terminal else PLAIN_SECONDS):
+            with self._lock:
+                running = {name: p for name, record in self.unended.items() if (p := record.position()) is not None}
+                current = {name: p for name, p in running.items() if p.updated >= self.began}
+                if self.console.is_terminal:
+                    self._show(current)
+            if not self.console.is_terminal:
+                self._say(current)
+
+    def _show(self, running: dict[str, Position]) -> None:
+        for name, position in running.items():
+            if name not in self.lines:
+                self.lines[name] = self.progress.add_task(name, total=position.steps, news="")
+            self.progress.update(self.lines[name], completed=position.step, news=_news(position))
+
+    def _say(self, running: dict[str, Position]) -> None:
+        done = self.total - len(self.unended)
+        said = f"{done} of {self.total} runs done, {duration(time.time() - self.began)} so far"
+        for name, position in running.items():
+            said += f"; {name} at step {position.step} of {position.steps}{_news(position)}"
+        self.console.print(said, highlight=False, markup=False)
+
+
+def _news(position: Position) -> str:
+    if not position.epoch:
+        return ""
+    return f" epoch {position.epoch}, loss {position.train_loss:.3f}, error {position.test_error_pct:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """``h:mm:ss``, or a question mark for NaN."""
+    return "?" if seconds != seconds else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,67 @@
+"""One HTML page of everything that a setting has to show: a single file that loads nothing."""
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+
+import jinja2
+
+from eigengrad_lab import paper
+from eigengrad_lab.report.runs import Run, describe
+from eigengrad_lab.report.sections import Section
+from eigengrad_lab.training import GUESS_SHARE, PATIENCE
+
+__all__ = ["SUCCESS_RULE", "caption", "commands", "machine", "render"]
+
+SUCCESS_RULE = (
+    "A run succeeds when it ends without NaN, a failed decomposition or divergence: a training loss above "
+    f"{GUESS_SHARE:.0%} of a guess's for {PATIENCE} epochs in a row or at the end. Errors are those of the last epoch, "
+    "over the runs that succeeded."
+)
+
+
+def render(title: str, text: str, sections: Sequence[Section], runs: Sequence[Run], made_with: Sequence[str]) -> str:
+    """The page. ``text`` is its first paragraph; every run is listed at the end, with the commands and the machine."""
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("eigengrad_lab.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    ).get_template("report.html.jinja")
+    figures = [None if s.figure is None else base64.b64encode(s.figure).decode() for s in sections]
+    return template.render(
+        title=title,
+        text=text,
+        sections=list(zip(sections, figures, strict=True)),
+        success_rule=SUCCESS_RULE if runs else "",
+        runs=sorted(runs, key=lambda run: run.config.identity),
+        recipe=_recipe(runs),
+        commands=list(made_with),
+        machines=machine(runs),
+    )
+
+
+def caption(runs: Sequence[Run]) -> str:
+    """What was trained, what is missing, and what the paper's figures are."""
+    missing = sum(run.result is None for run in runs)
+    left = f" {missing} of {len(runs)} runs have no result yet." if missing else ""
+    return f"{describe([run.config for run in runs])}.{left} The paper's figures: {paper.SETTING}."
+
+
+def commands(runs: Sequence[Run]) -> list[str]:
+    """The commands that trained the runs, the most frequent first."""
+    return [str(c) for c, _ in Counter(run.environment.get("command") for run in runs).most_common() if c]
+
+
+def machine(runs: Sequence[Run]) -> list[str]:
+    """Versions and machines that the runs were trained on."""
+    seen = Counter(
+        ", ".join(
+            f"{name} {value}" for name, value in run.environment.items() if value is not None and name != "command"
+        )
+        for run in runs
+        if run.environment
+    )
+    return [text for text, _ in seen.most_common()]
+
+
+def _recipe(runs: Sequence[Run]) -> dict[str, object]:
+    fields = [run.config.to_dict() for run in runs]
+    return {n: v for n, v in fields[0].items() if all(f[n] == v for f in fields) and v is not None} if fields else {}
