@@ -6,6 +6,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from eigengrad_lab.report.runs import METHODS, Run
 
@@ -35,6 +36,7 @@ def draw_curves(panels: dict[str, list[Run]]) -> bytes:
         for run in runs:
             _draw_run(panel, run)
         panel.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
         panel.label_outer()
     for panel in axes[len(panels) :]:
