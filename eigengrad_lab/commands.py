@@ -14,12 +14,12 @@ from eigengrad_lab import recipes
 from eigengrad_lab import status as standing
 from eigengrad_lab.config import Layer, Method, RunConfig, UsageError
 from eigengrad_lab.data import canonical_name, load
-from eigengrad_lab.execution import settle_device, show_plan, train_missing, trainings
+from eigengrad_lab.execution import recording, settle_device, show_plan, train_missing, trainings
 from eigengrad_lab.options import Execution, Scale
 from eigengrad_lab.records import RunRecord, command_line
 from eigengrad_lab.report import rebuild, write_analysis, write_report
 from eigengrad_lab.team import joined_team
-from eigengrad_lab.train import Interrupted, Recording
+from eigengrad_lab.train import Interrupted
 from eigengrad_lab.train import train as train_run
 
 __all__ = ["analysis", "figure1", "figure2", "figure3", "report", "status", "table1", "table2", "train"]
@@ -112,19 +112,17 @@ def _train_here(config: RunConfig, scale: Scale, execution: Execution, console: 
     """In this process, with all of its threads; or in those of ``torchrun``."""
     from eigengrad_lab.progress import Display
 
-    root = trainings(execution).resolve()
+    records = recording(execution, command)
     with joined_team(settle_device(execution.device)) as (team, device):
         data = load(scale.data, train_images=scale.train_images, test_images=scale.test_images).to(device)
         console.quiet = not team.leads
-        root.mkdir(parents=True, exist_ok=True)
-        with Display([config], root, console) as display:
+        with Display([config], records.root, console) as display:
             try:
-                recording = Recording(root, command, execution.tensorboard)
-                result = train_run(config, data, recording, team=team, warn=display.warn)
+                result = train_run(config, data, records, team=team, warn=display.warn)
             except Interrupted:
                 raise KeyboardInterrupt from None
             display.ended(config, result)
-        console.print(f"its records are in {RunRecord(root, config).folder}", highlight=False)
+        console.print(f"its records are in {RunRecord(trainings(execution), config).folder}", highlight=False)
     return True
 
 

@@ -17,12 +17,19 @@ from eigengrad_lab.progress import Display
 from eigengrad_lab.records import RunRecord
 from eigengrad_lab.train import Recording
 
-__all__ = ["settle_device", "show_plan", "train_missing", "trainings"]
+__all__ = ["recording", "settle_device", "show_plan", "train_missing", "trainings"]
 
 
 def trainings(execution: Execution) -> Path:
     """The folder of all runs' records."""
     return execution.output / "trainings"
+
+
+def recording(execution: Execution, command: str) -> Recording:
+    """Where runs leave their records, and with what; other processes have other working folders."""
+    root = trainings(execution).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    return Recording(root, command, execution.tensorboard, execution.checkpoint_seconds)
 
 
 def train_missing(
@@ -46,13 +53,12 @@ def train_missing(
     with console.status(f"loading {data}"):
         images = load(data, train_images=configs[0].train_images, test_images=configs[0].test_images)
 
-    runs.mkdir(parents=True, exist_ok=True)
     broken = []
     with Display(missing, runs, console) as display:
         work = engine.Work(
             missing,
             images,
-            Recording(runs.resolve(), command, execution.tensorboard),
+            recording(execution, command),
             device,
             execution.workers or min(len(missing), default_workers(device)),
             display.warn,

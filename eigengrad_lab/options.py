@@ -50,5 +50,7 @@ class Execution:
     """Trainings at once. By default one for each core, or one on a GPU."""
     tensorboard: bool = False
     """Write TensorBoard's event files beside the records."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints of a run: what a process that dies may cost."""
     dry_run: bool = False
     """Print what would be trained, each run with its identity, and stop."""

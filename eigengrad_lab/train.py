@@ -22,8 +22,6 @@ from eigengrad_lab.training import Training
 
 __all__ = ["Interrupted", "Recording", "train"]
 
-CHECKPOINT_SECONDS = 30.0
-"""Least time between two checkpoints: what a process that dies may cost."""
 NEWS_SECONDS = 1.0
 """Least time between two words on where the run is."""
 AGREEMENT_STEPS = 16
@@ -44,6 +42,8 @@ class Recording:
     """The command line, for the record."""
     tensorboard: bool = False
     """Write TensorBoard's event files too."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints: what a process that dies may cost."""
 
 
 def train(
@@ -115,14 +115,15 @@ def _train(
     with Events(record.folder, first_step=training.step, enabled=recording.tensorboard and team.leads) as events:
         while result is None:
             for _ in training.run_epoch():
-                due = training.step % AGREEMENT_STEPS == 0 or team.size == 1
-                if due and team.agree(stop(), device):
+                ask = training.step % AGREEMENT_STEPS == 0 or team.size == 1
+                if ask and team.agree(stop(), device):
                     if team.leads:
                         checkpoints.save(training.state_dict())
                     raise Interrupted
                 if team.leads:
-                    reporter.tell()
-                    if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    due = time.monotonic() - saved_at > recording.checkpoint_seconds
+                    reporter.tell(at_once=due)
+                    if due:
                         checkpoints.save(training.state_dict())
                         saved_at = time.monotonic()
             result = training.end_epoch()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from eigengrad_lab import data, models, recipes
-from eigengrad_lab.config import UsageError
+from eigengrad_lab.config import Method, Model, UsageError
 
 
 def test_digits() -> None:
@@ -70,7 +70,8 @@ def test_augment(flip: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(1, 256, (200, 3, 5, 5), dtype=torch.uint8, generator=generator)
     seen = set()
-    augmented = data.augment(images, pad=1, flip=flip, generator=generator)
+    crops = data.draw_crops(200, 5, 5, pad=1, flip=flip, generator=generator)
+    augmented = crops.of(images, pad=1)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     for index in range(len(images)):
         matches = {
@@ -86,14 +87,15 @@ def test_augment(flip: bool) -> None:
         assert len(matches) == 1
         seen |= matches
     assert len(seen) == (18 if flip else 9)
-    again = data.augment(images, pad=1, flip=flip, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(again, data.augment(images, pad=1, flip=flip, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(crops[50:80].of(images[50:80], pad=1), augmented[50:80])
 
 
 @pytest.mark.parametrize("model", ["small", "resnet18", "resnet50"])
 @pytest.mark.parametrize("method", ["svd", "pi", "ours", "closed-form", "batchnorm", "qr"])
-def test_models(model: recipes.Model, method: recipes.Method) -> None:
-    config = recipes.table1(data="x", model=model, epochs=7, methods=[method], group_sizes=[4], seeds=1)[0]
+@pytest.mark.parametrize("layer", ["zca", "pca"])
+def test_models(model: Model, method: Method, layer: str) -> None:
+    choices = recipes.whitening([method], [4]) if layer == "zca" else recipes.denoising([method], 4)
+    config = recipes.grid(choices, data="x", model=model, epochs=7, seeds=1)[0]
     torch.manual_seed(0)
     network = models.build(config, image_channels=3, classes=10, generator=torch.Generator().manual_seed(0))
     x = torch.randn(8, 3, 32, 32)

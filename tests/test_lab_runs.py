@@ -1,4 +1,4 @@
-"""Trainings as records: data, results, failures that are results, interruption and resumption."""
+"""Trainings as records: configurations, results, failures that are results, and what a run leaves behind."""
 
 import dataclasses
 import json
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from eigengrad_lab import data, recipes, records
-from eigengrad_lab import train as training
+from eigengrad_lab import data, files, recipes
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.records import RunRecord
+from eigengrad_lab.records import Result, RunRecord, command_line, recorded_runs
+from eigengrad_lab.train import Recording, train
 
 SHORT = RunConfig(
     data="digits", model="small", method="ours", group_size=16, seed=0, epochs=3, milestones=(2,), train_images=300
@@ -28,6 +28,28 @@ def test_identity_is_the_configuration() -> None:
     changed = {"data": "x", "model": "resnet18", "epochs": 4, "learning_rate": 0.2, "eps": 1e-3, "milestones": ()}
     identities = {dataclasses.replace(SHORT, **{name: value}).identity for name, value in changed.items()}
     assert len(identities | {SHORT.identity}) == len(changed) + 1
+    assert RunConfig.from_dict(json.loads(json.dumps(SHORT.to_dict()))) == SHORT
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"group_size": None}, "zca needs one of group_size"),
+        ({"rank": 3}, "rank is no setting of zca"),
+        ({"layer": "pca"}, "group_size is no setting of pca"),
+        ({"layer": "pca", "group_size": None, "rank": 3, "energy": 0.5}, "pca needs one of rank, energy"),
+        ({"layer": "pca", "group_size": None, "energy": 1.5}, "energy must lie between 0 and 1.0, got 1.5"),
+        ({"group_size": 65}, "group_size must lie between 0 and 64, got 65"),
+        ({"method": "batchnorm"}, "layer is None for batchnorm"),
+        ({"layer": "ica"}, "layer must be zca or pca, or None for batchnorm, got 'ica'"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ],
+)
+def test_fields_that_do_not_go_together(fields: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(SHORT, **fields)
+    with pytest.raises(UsageError, match="no configuration of a run"):
+        RunConfig.from_dict({"colour": "blue"})
 
 
 def test_learning_rate_schedule() -> None:
@@ -37,17 +59,26 @@ def test_learning_rate_schedule() -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4, 1e-4])
 
 
-def test_table1_grid() -> None:
-    grid = recipes.table1(data="digits", model="small", epochs=10, seeds=2)
-    assert len(grid) == 2 * (4 * 5 + 1)
-    assert len({config.identity for config in grid}) == len(grid)
-    assert [config.seed for config in grid] == sorted(config.seed for config in grid)
-    with pytest.raises(UsageError, match="between 1 and 64"):
-        recipes.table1(data="digits", model="small", epochs=10, group_sizes=[65])
+def test_grids() -> None:
+    common = {"data": "digits", "model": "small", "epochs": 10}
+    table1 = recipes.grid(recipes.whitening(recipes.WHITENING, recipes.GROUP_SIZES), seeds=2, **common)
+    assert len(table1) == 2 * (4 * 5 + 1)
+    assert [config.seed for config in table1] == sorted(config.seed for config in table1)
+    table2 = recipes.grid(recipes.denoising(recipes.DENOISING), seeds=2, **common)
+    assert {config.rank for config in table2} == {16, None}
+    figure3 = recipes.grid(recipes.sweeps(), seeds=1, **common)
+    assert len(figure3) == 6 + 5 + 7 - 1  # rank 16 with 19 iterations stands in two panels
+    shared = {config.identity for config in table1} & {config.identity for config in table2}
+    assert len(shared) == 2  # the baseline, trained once for both tables
+    assert {config.identity for config in table2} & {config.identity for config in figure3}
+    for grid in (table1, table2, figure3):
+        assert len({config.identity for config in grid}) == len(grid)
+    with pytest.raises(UsageError, match="known are svd, pi, ours"):
+        recipes.whitening(["adam"], [4])  # type: ignore[list-item]
 
 
 def test_a_run_leaves_its_records(digits: data.ImageData, tmp_path: Path) -> None:
-    result = training.train(SHORT, digits, tmp_path)
+    result = train(SHORT, digits, Recording(tmp_path, "eigengrad train"))
     record = RunRecord(tmp_path, SHORT)
     assert result.succeeded
     assert result == record.result()
@@ -56,43 +87,29 @@ def test_a_run_leaves_its_records(digits: data.ImageData, tmp_path: Path) -> Non
     assert metrics[-1].train_loss < metrics[0].train_loss
     assert result.test_error_pct == metrics[-1].test_error_pct
     names = sorted(path.name for path in record.folder.iterdir())
-    assert names == ["config.json", "environment.json", "metrics.jsonl", "result.json"]
-    config = json.loads((record.folder / "config.json").read_text())
-    assert RunConfig.from_dict(config) == SHORT
-    assert json.loads((record.folder / "environment.json").read_text())["torch"] == torch.__version__
+    assert names == ["config.json", "environment.json", "lock", "metrics.jsonl", "result.json"]
+    environment = json.loads((record.folder / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["command"] == "eigengrad train"
 
     before = (record.folder / "result.json").stat().st_mtime_ns
-    assert training.train(SHORT, digits, tmp_path) == result
+    assert train(SHORT, digits, Recording(tmp_path)) == result
     assert (record.folder / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("method", ["ours", "pi"])
-def test_an_interrupted_run_resumes_to_the_same_figures(
-    method: str, digits: data.ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bit for bit, random starts included: interrupted in the third epoch, it goes on from the second's end."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    config = dataclasses.replace(SHORT, method=method, group_size=4)
-    steps = iter(range(1000))
-    with pytest.raises(training.Interrupted):
-        training.train(config, digits, tmp_path / "broken", should_stop=lambda: next(steps) == 7)
-    assert RunRecord(tmp_path / "broken", config).result() is None
-    assert len(RunRecord(tmp_path / "broken", config).metrics()) == 2
-    seen: list[int] = []
-    training.train(config, digits, tmp_path / "broken", on_step=lambda done, _: seen.append(done))
-    assert seen == [7, 8, 9]
-    training.train(config, digits, tmp_path / "whole")
+def test_tensorboard(digits: data.ImageData, tmp_path: Path) -> None:
+    """One point an epoch, at the epoch's last step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def figures(root: Path) -> list[tuple[float, float, float]]:
-        metrics = RunRecord(tmp_path / root, config).metrics()
-        return [(epoch.train_loss, epoch.test_error_pct, epoch.largest_gradient_norm) for epoch in metrics]
-
-    assert figures(Path("broken")) == figures(Path("whole"))
+    train(SHORT, digits, Recording(tmp_path, tensorboard=True))
+    events = EventAccumulator(str(RunRecord(tmp_path, SHORT).folder / "events")).Reload()
+    assert [point.step for point in events.Scalars("train_loss")] == [3, 6, 9]
 
 
 def test_nan_is_a_result(digits: data.ImageData, tmp_path: Path) -> None:
     """Rank 9 in 64 channels: exact gradients meet a tie at once."""
-    result = training.train(dataclasses.replace(SHORT, method="svd", group_size=64), digits, tmp_path)
+    config = dataclasses.replace(SHORT, method="svd", group_size=64)
+    result = train(config, digits, Recording(tmp_path))
     assert not result.succeeded
     assert result.test_error_pct is None
     assert result.failed_at_step is not None
@@ -102,9 +119,8 @@ def test_nan_is_a_result(digits: data.ImageData, tmp_path: Path) -> None:
 
 
 def test_divergence_is_a_result(digits: data.ImageData, tmp_path: Path) -> None:
-    result = training.train(
-        dataclasses.replace(SHORT, method="batchnorm", group_size=None, learning_rate=300.0), digits, tmp_path
-    )
+    config = dataclasses.replace(SHORT, layer=None, method="batchnorm", group_size=None, learning_rate=300.0)
+    result = train(config, digits, Recording(tmp_path))
     assert not result.succeeded
     assert result.reason is not None
     assert "diverged" in result.reason or "not finite" in result.reason
@@ -117,19 +133,47 @@ def test_a_failed_decomposition_is_a_result(
         raise torch.linalg.LinAlgError("no convergence. A longer story")
 
     monkeypatch.setattr(torch.linalg, "svd", fail)
-    result = training.train(SHORT, digits, tmp_path)
+    result = train(SHORT, digits, Recording(tmp_path))
     assert str(result) == "failed at step 1: decomposition failed (no convergence)"
+
+
+def test_damaged_records_are_named(digits: data.ImageData, tmp_path: Path) -> None:
+    """Truncated files give no traceback: the folder is passed over, or what is left of it is read."""
+    train(SHORT, digits, Recording(tmp_path))
+    record = RunRecord(tmp_path, SHORT)
+    (record.folder / "metrics.jsonl").write_text((record.folder / "metrics.jsonl").read_text()[:-30])
+    assert len(record.metrics()) == 2
+    (record.folder / "result.json").write_text('{"succeeded": tr')
+    assert record.result() is None
+    (tmp_path / "notes").mkdir()
+    other = tmp_path / "zca-ours-d16-seed1-00000000"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(SHORT.to_dict()))
+    found, strange = recorded_runs(tmp_path)
+    assert [found_record.config for found_record in found] == [SHORT]
+    assert len(strange) == 2
+    assert "notes: no readable config.json" in strange[0]
+    assert f"its config.json is that of {SHORT.identity}" in strange[1]
+
+
+def test_result_as_a_sentence() -> None:
+    assert str(Result(True, 2.5)) == "2.50% test error"
+
+
+def test_commands_in_records_name_no_folder_of_this_machine() -> None:
+    words = ["reproduce", "table1", "--data", "/home/me/cifar10", "--output", "../elsewhere/runs", "--seeds", "2"]
+    assert command_line(words) == "eigengrad reproduce table1 --data cifar10 --output runs --seeds 2"
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    records.write_atomically(path, lambda file: file.write(b"old"))
+    files.write_atomically(path, lambda file: file.write(b"old"))
 
     def broken(file: object) -> None:
         file.write(b"new")  # type: ignore[attr-defined]
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        records.write_atomically(path, broken)
+        files.write_atomically(path, broken)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
