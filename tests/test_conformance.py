@@ -248,3 +248,47 @@ def test_single_precision(name: str, call: Callable[[Tensor], Tensor], narrow: t
     gradient, expected = (torch.func.grad(loss)(A.to(dtype)) for dtype in (narrow, wide))
     assert gradient.dtype == narrow
     assert relative_error(gradient, expected) < 1e-4
+
+
+def embed(A: Tensor) -> Tensor:
+    """The real matrices ``[[Re, -Im], [Im, Re]]``, whose eigenvalues and singular values are those of A, twice each."""
+    return torch.cat([torch.cat([A.real, -A.imag], -1), torch.cat([A.imag, A.real], -1)], -2)
+
+
+def of_some(result: tuple[Tensor, Tensor]) -> Tensor:
+    L, V = result
+    return (V * L.sin().unsqueeze(-2)) @ V.mH
+
+
+# By pairs, where how many are meant doubles with the embedding; Masked keeps to what is defined inside a doubled pair.
+EMBEDDED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "eigh": lambda A, _: of_some(eg.eigh(A, gradient=eg.Masked(1e-9))),
+    "eigh B": lambda A, _: of_some(eg.eigh(A, gradient=eg.Masked(1e-9), B=A @ A + torch.eye(A.shape[-1]))),
+    "topk_eigh": lambda A, times: of_some(eg.topk_eigh(A, 2 * times, gradient=eg.Masked(1e-9))),
+    "projector": lambda A, times: eg.projector(A, 2 * times),
+    "svd": lambda A, _: (lambda U, S, Vh: (U * S.sin().unsqueeze(-2)) @ Vh)(*eg.svd(A, gradient=eg.Masked(1e-9))),
+    "polar": lambda A, _: eg.polar(A).unitary,
+    "sqrtm": lambda A, _: eg.sqrtm(A),
+    "inv_sqrtm": lambda A, _: eg.inv_sqrtm(A),
+    "expm": lambda A, _: eg.expm(A),
+    "logm": lambda A, _: eg.logm(A),
+    "powm": lambda A, _: eg.powm(A, 0.3) + eg.powm(A, -2),
+    "matrix_function": lambda A, _: eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y),
+}
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_real_embedding(name: str, copies: int) -> None:
+    """Complex matrices agree with their real embedding in value and gradient, beside a tie and in a batch."""
+    generator = torch.Generator().manual_seed(4)
+    # A tie, but for what goes by single eigenvectors, with a mask inside of it.
+    last = 4.0 if name in ("eigh", "eigh B", "topk_eigh", "svd") else 3.0
+    A = hermitian(torch.tensor([0.5, 2.0, 3.0, last]), dtype=torch.complex128, generator=generator)
+    A = A.repeat(copies, 1, 1).requires_grad_()
+    R = embed(A.detach()).requires_grad_()
+    G = torch.randn(A.shape, dtype=A.dtype, generator=generator)
+    actual, expected = EMBEDDED[name](A, 1), EMBEDDED[name](R, 2)
+    torch.testing.assert_close(embed(actual), expected)
+    gA, gR = torch.autograd.grad(actual, A, G)[0], torch.autograd.grad(expected, R, embed(G))[0]
+    torch.testing.assert_close(embed(gA), gR)
