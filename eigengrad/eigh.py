@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from eigengrad import native, solvers
-from eigengrad.function import Function, hermitian_part
+from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
 __all__ = ["columns_of", "eigh", "mirrored", "topk_eigh"]
 
 
+@in_full_precision
 def eigh(
     A: Tensor,
     UPLO: str = "L",
@@ -47,8 +48,8 @@ def eigh(
         A named tuple ``(eigenvalues, eigenvectors)``, as torch's.
 
     Shape:
-        ``A (*, n, n)``, eigenvalues ``(*, n)``, real and ascending, eigenvectors ``(*, n, n)`` in columns. Empty
-        batches and ``n = 0`` are legal.
+        ``A (*, n, n)`` and B alike, eigenvalues ``(*, n)``, real and ascending, eigenvectors ``(*, n, n)`` in columns.
+        Empty batches and ``n = 0`` are legal.
 
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one.
@@ -78,6 +79,7 @@ def eigh(
     return torch.return_types.linalg_eigh(_Eigh.call(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
 
 
+@in_full_precision
 def topk_eigh(
     A: Tensor,
     k: int | slice,
@@ -106,7 +108,8 @@ def topk_eigh(
 
     Raises:
         TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule.
-        ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
+        ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver; if ``A`` is
+            no batch of square matrices.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
@@ -115,6 +118,7 @@ def topk_eigh(
         tensor([2., 3.])
     """
     check_rule(gradient)
+    solvers.check(A, "L")
     values, vectors, _, _ = _TopK.call(A, columns_of(A.shape[-1], k), gradient, solvers.resolve(solver))
     return torch.return_types.linalg_eigh((values, vectors))  # type: ignore[attr-defined]
 

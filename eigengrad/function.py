@@ -1,13 +1,21 @@
 """What every differentiable function of this package is made of."""
 
+import functools
 import inspect
 import types
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 
-__all__ = ["Function", "hermitian_part"]
+__all__ = ["Function", "hermitian_part", "in_full_precision"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Function(torch.autograd.Function):
@@ -23,21 +31,77 @@ class Function(torch.autograd.Function):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # torch asks for it in every call, and inspect takes longer than a small decomposition.
+        # torch asks for it in every call under a transform, and inspect takes its time.
         cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
         if "jvp" not in vars(cls):
-            with_jvp = {"jvp": staticmethod(cls.push_forward)}
+
+            def jvp(ctx: Any, *tangents: Any) -> Any:
+                with forward_ad._set_fwd_grad_enabled(True):
+                    return cls.push_forward(_AtThePoint(ctx), *tangents)
+
+            with_jvp = {"jvp": staticmethod(jvp)}
             cls._twin = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(with_jvp))
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
-        """As ``apply``."""
-        return (cls if torch.compiler.is_compiling() else cls._twin).apply(*arguments)
+        """As ``apply``, whose checks of the signature take longer than a small decomposition."""
+        if torch.compiler.is_compiling():
+            return cls.apply(*arguments)
+        if torch._C._are_functorch_transforms_active():
+            return cls._twin.apply(*arguments)
+        arguments = unwrap_dead_wrappers(arguments)
+        return super(torch.autograd.Function, cls._twin).apply(*arguments)  # type: ignore[misc]
 
     @staticmethod
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
+
+
+class _AtThePoint:
+    """A ``ctx`` whose saved tensors are those at the point, without their own tangents.
+
+    torch (2.13, its issue 197867) calls ``jvp`` with forward mode switched off, so that another one around this sees
+    constants, and a nested ``jvp`` gives wrong numbers. Switched on again, it must not follow the tangents at hand.
+    """
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, ...]:
+        return tuple(map(_primal, self._ctx.saved_tensors))
+
+
+def _primal(tensor: Tensor) -> Tensor:
+    """Without the tangent of the innermost forward mode, which unpack_dual does not see through a vmap inside of it."""
+    level = functorch.maybe_get_level(tensor)
+    if functorch.is_batchedtensor(tensor):
+        value = _primal(functorch.get_unwrapped(tensor))
+        return functorch._add_batch_dim(value, functorch.maybe_get_bdim(tensor), level)
+    return forward_ad.unpack_dual(tensor).primal
+
+
+def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` without autocast, its half precision arguments in float32: as autocast treats ``torch.linalg``."""
+
+    @functools.wraps(function)
+    def wide(*arguments: P.args, **options: P.kwargs) -> T:
+        devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
+        if not devices or not torch.amp.is_autocast_available(devices[0]) or not torch.is_autocast_enabled(devices[0]):
+            return function(*arguments, **options)
+        with torch.autocast(devices[0], enabled=False):
+            return function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
+
+    return wide
+
+
+def _widened(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.to(torch.float32) if half else value
 
 
 def hermitian_part(X: Tensor) -> Tensor:

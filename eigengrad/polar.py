@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.function import Function, hermitian_part
+from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.square_roots import lyapunov
 
 __all__ = ["Polar", "Procrustes", "polar", "procrustes"]
@@ -35,6 +35,7 @@ class Procrustes(NamedTuple):
     scale: Tensor
 
 
+@in_full_precision
 def polar(A: Tensor, *, side: str = "right") -> Polar:
     r"""The polar decomposition ``A = U H``: a unitary factor, nearest to A of all, and a positive semidefinite one.
 
@@ -46,8 +47,8 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
         side: ``"right"`` for ``A = U H``, ``"left"`` for ``A = H U``. U is the same.
 
     Returns:
-        A named tuple ``(unitary, hermitian)``. Where A is not square, U has orthonormal columns or rows, and is
-        differentiable if A has full rank.
+        A named tuple ``(unitary, hermitian)``. Where A is not square, U has orthonormal columns or rows. Where its rank
+        is deficient, one of the nearest unitary matrices, as the SVD finds it.
 
     Shape:
         ``A (*, m, n)``, U ``(*, m, n)``, H ``(*, n, n)`` for the right side, ``(*, m, m)`` for the left. Empty input is
@@ -72,6 +73,7 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     return Polar(U, hermitian_part(U.mH @ A if side == "right" else A @ U.mH))
 
 
+@in_full_precision
 def procrustes(
     X: Tensor, Y: Tensor, *, weights: Tensor | None = None, scaling: bool = False, reflection: bool = False
 ) -> Procrustes:
@@ -85,8 +87,8 @@ def procrustes(
     Args:
         X: points ``(*, N, d)``, float32 or float64.
         Y: the points they correspond to, ``(*, N, d)``.
-        weights: nonnegative weights ``(*, N)``; equal by default.
-        scaling: fit the scale c, too (Umeyama's problem). Otherwise it is 1.
+        weights: nonnegative weights ``(*, N)``, such as a mask of booleans; equal by default. Not all may be zero.
+        scaling: fit the scale c, too (Umeyama's problem). Otherwise it is 1, as it is for points X in one place.
         reflection: allow R to be a reflection (the orthogonal Procrustes problem).
 
     Returns:
@@ -96,7 +98,7 @@ def procrustes(
         Rotation ``(*, d, d)``, to be used as ``X @ rotation.mT``; translation ``(*, d)``; scale ``(*)``.
 
     Raises:
-        TypeError: for complex points.
+        TypeError: for points that are complex, integer or of two dtypes.
         ValueError: if the shapes of X, Y and weights do not fit.
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
@@ -110,8 +112,8 @@ def procrustes(
         >>> torch.allclose(X @ rotation.T + translation, Y, atol=1e-5)
         True
     """
-    if X.is_complex() or Y.is_complex():
-        raise TypeError(f"X and Y must be real, got {X.dtype} and {Y.dtype}")
+    if X.dtype != Y.dtype or not X.is_floating_point():
+        raise TypeError(f"X and Y must be real floating-point numbers of one dtype, got {X.dtype} and {Y.dtype}")
     if X.dim() < 2 or X.shape != Y.shape:
         raise ValueError(f"X and Y must be points (*, N, d) of one shape, got {tuple(X.shape)} and {tuple(Y.shape)}")
     if weights is None:
@@ -120,6 +122,7 @@ def procrustes(
         raise ValueError(
             f"weights must have shape {tuple(X.shape[:-1])}, one for each point, got {tuple(weights.shape)}"
         )
+    weights = weights.to(X.dtype)
     w = (weights / weights.sum(-1, keepdim=True)).unsqueeze(-1)
     x_mean, y_mean = (w * X).sum(-2), (w * Y).sum(-2)
     x, y = X - x_mean.unsqueeze(-2), Y - y_mean.unsqueeze(-2)
@@ -127,7 +130,10 @@ def procrustes(
     R = _nearest_unitary(correlation, proper=not reflection)
     scale = X.new_ones(X.shape[:-2])
     if scaling:
-        scale = (R * correlation).sum((-2, -1)) / (w * x * x).sum((-2, -1))
+        spread = (w * x * x).sum((-2, -1))
+        undetermined = spread == 0
+        scale = (R * correlation).sum((-2, -1)) / spread.masked_fill(undetermined, 1.0)
+        scale = scale.masked_fill(undetermined, 1.0)
     translation = y_mean - scale.unsqueeze(-1) * (R @ x_mean.unsqueeze(-1)).squeeze(-1)
     return Procrustes(R, translation, scale)
 
@@ -136,6 +142,11 @@ def _nearest_unitary(A: Tensor, *, proper: bool = False) -> Tensor:
     """The unitary factor of ``A (*, m, n)``, m >= n; with ``proper``, the nearest rotation to a real square A."""
     R, _, _ = _NearestUnitary.call(A, proper)
     return R
+
+
+def _inverse(H: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    """The inverse of H, which solves ``H Y + Y H = 2 I``; where W leaves out a singular value, so does it."""
+    return lyapunov(H, 2 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand(H.shape), W, V)
 
 
 class _NearestUnitary(Function):
@@ -168,7 +179,7 @@ class _NearestUnitary(Function):
         omega = lyapunov(H, inside, W, V)
         gA = R @ (omega - omega.mH)
         if A.shape[-2] > A.shape[-1]:
-            gA = gA + (gR - R @ inside) @ torch.linalg.inv_ex(H).inverse
+            gA = gA + (gR - R @ inside) @ _inverse(H, W, V)
         return gA, None
 
     @staticmethod
@@ -178,5 +189,5 @@ class _NearestUnitary(Function):
         inside = R.mH @ dA
         dR = R @ lyapunov(H, inside - inside.mH, W, V)
         if A.shape[-2] > A.shape[-1]:
-            dR = dR + (dA - R @ inside) @ torch.linalg.inv_ex(H).inverse
+            dR = dR + (dA - R @ inside) @ _inverse(H, W, V)
         return dR, None, None

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.function import Function
+from eigengrad.function import Function, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
 __all__ = ["svd"]
 
 
+@in_full_precision
 def svd(
     A: Tensor,
     *,

@@ -127,6 +127,11 @@ def test_advice(values: list[float], words: str) -> None:
     assert found.eigenvalues.shape == (len(values),)
 
 
+def test_condition_of_singular_matrices() -> None:
+    for values in ([0.0, 0.0], [0.0, 3.0]):
+        assert eg.analysis.inspect(torch.tensor(values).diag()).condition == torch.inf
+
+
 def test_inspect_errors() -> None:
     with pytest.raises(ValueError, match="rtol must not be negative"):
         eg.analysis.inspect(torch.eye(2), rtol=-1.0)

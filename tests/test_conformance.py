@@ -74,6 +74,21 @@ CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "denoise": [lambda A: eg.denoise(points(A.real)[1].reshape(-1, 3), rank=2, eps=0.1).pow(3)],
     "pool_covariance": [lambda A: eg.pool_covariance(points(A.real)[1], eps=0.1)],
 }
+# Whole results, without products around them that autocast would narrow.
+FUNCTION_ALONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "eigh": lambda A: eg.eigh(A, B=A).eigenvalues,
+    "topk_eigh": lambda A: eg.topk_eigh(A, 2).eigenvalues,
+    "projector": lambda A: eg.projector(A, 1),
+    "svd": lambda A: eg.svd(A).S,
+    "polar": lambda A: eg.polar(A).hermitian,
+    "procrustes": lambda A: eg.procrustes(A, A.flip(-1)).translation,
+    "sqrtm": eg.sqrtm,
+    "inv_sqrtm": eg.inv_sqrtm,
+    "expm": eg.expm,
+    "logm": eg.logm,
+    "powm": lambda A: eg.powm(A, 3) + eg.powm(A, 0.3),
+    "matrix_function": lambda A: eg.matrix_function(A, lambda x: x**2, lambda x, y: x + y),
+}
 CASES = [(name, call) for name, calls in CALLS.items() for call in calls]
 BATCHED = [(name, call) for name, call in CASES if name not in ("whiten", "denoise")]  # which mix the batch
 SPECTRA = {
@@ -151,6 +166,57 @@ def test_hessian(name: str, call: Callable[[Tensor], Tensor]) -> None:
         assert expected.isfinite().all()
 
 
+@every_case
+def test_nested_forward_mode(name: str, call: Callable[[Tensor], Tensor]) -> None:
+    """Forward mode over forward mode, in which torch itself sees constants through an autograd.Function (2.13)."""
+    A, loss = batch(torch.float64)[:1], loss_of(call)
+    dA = torch.randn(A.shape, dtype=A.dtype, generator=torch.Generator().manual_seed(2))
+
+    def along(t: Tensor) -> Tensor:
+        return loss(A + t * dA + t * t * dA.mT)
+
+    zero = torch.zeros(()).double()
+    expected = torch.func.grad(torch.func.grad(along))(zero)
+    torch.testing.assert_close(torch.func.jacfwd(torch.func.jacfwd(along))(zero), expected)
+    torch.testing.assert_close(torch.func.vmap(torch.func.jacfwd(torch.func.jacfwd(along)))(zero[None])[0], expected)
+
+
+@every_dtype
+@every_batched_case
+def test_vmap_of_grad_of_vmap(name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    A, loss = batch(dtype), single(loss_of(call))
+
+    def inner(A: Tensor) -> Tensor:
+        return torch.func.vmap(loss)(A).sum()
+
+    actual = torch.func.vmap(torch.func.grad(inner))(torch.stack([A, 2 * A]))
+    torch.testing.assert_close(actual, torch.stack([torch.func.grad(loss_of(call))(B) for B in (A, 2 * A)]))
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTION_ALONE.items(), ids=FUNCTION_ALONE)
+def test_autocast(name: str, function: Callable[[Tensor], Tensor]) -> None:
+    """As in torch.linalg, computed in float32 whatever autocast says; gradients taken outside of it."""
+    A = batch(torch.float32)[:1].requires_grad_()
+    expected = function(A)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual, of_half = function(A), function(A.bfloat16())
+    assert actual.dtype == of_half.dtype == torch.float32
+    torch.testing.assert_close(actual, expected)
+    G = torch.ones_like(actual)
+    torch.testing.assert_close(torch.autograd.grad(actual, A, G)[0], torch.autograd.grad(expected, A, G)[0])
+
+
+@every_dtype
+@every_case
+def test_strides(name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+    """Transposed, sliced and expanded input and cotangents give what contiguous ones do."""
+    A, loss = batch(dtype), loss_of(call)
+    spread = torch.zeros(*A.shape, 2, dtype=dtype)
+    spread[..., 0] = A
+    for strided in (spread[..., 0], A.mT.contiguous().mT, A.flip(0).flip(0)):
+        torch.testing.assert_close(torch.func.grad(loss)(strided), torch.func.grad(loss)(A))
+
+
 @every_dtype
 @every_case
 def test_compile(name: str, call: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
@@ -182,3 +248,46 @@ def test_single_precision(name: str, call: Callable[[Tensor], Tensor], narrow: t
     gradient, expected = (torch.func.grad(loss)(A.to(dtype)) for dtype in (narrow, wide))
     assert gradient.dtype == narrow
     assert relative_error(gradient, expected) < 1e-4
+
+
+def embed(A: Tensor) -> Tensor:
+    """The real matrices ``[[Re, -Im], [Im, Re]]``, whose eigenvalues and singular values are those of A, twice each."""
+    return torch.cat([torch.cat([A.real, -A.imag], -1), torch.cat([A.imag, A.real], -1)], -2)
+
+
+def of_some(result: tuple[Tensor, Tensor]) -> Tensor:
+    L, V = result
+    return (V * L.sin().unsqueeze(-2)) @ V.mH
+
+
+# By pairs, where how many are meant doubles with the embedding; Masked keeps to what is defined inside a doubled pair.
+EMBEDDED: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "eigh": lambda A, _: of_some(eg.eigh(A, gradient=eg.Masked(1e-9))),
+    "topk_eigh": lambda A, times: of_some(eg.topk_eigh(A, 2 * times, gradient=eg.Masked(1e-9))),
+    "projector": lambda A, times: eg.projector(A, 2 * times),
+    "svd": lambda A, _: (lambda _, S, Vh: (Vh.mH * S.sin().unsqueeze(-2)) @ Vh)(*eg.svd(A, gradient=eg.Masked(1e-9))),
+    "polar": lambda A, _: eg.polar(A).unitary,
+    "sqrtm": lambda A, _: eg.sqrtm(A),
+    "inv_sqrtm": lambda A, _: eg.inv_sqrtm(A),
+    "expm": lambda A, _: eg.expm(A),
+    "logm": lambda A, _: eg.logm(A),
+    "powm": lambda A, _: eg.powm(A, 0.3) + eg.powm(A, -2),
+    "matrix_function": lambda A, _: eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y),
+}
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_real_embedding(name: str, copies: int) -> None:
+    """Complex matrices agree with their real embedding in value and gradient, beside a tie and in a batch."""
+    generator = torch.Generator().manual_seed(4)
+    # A tie, but for what goes by single eigenvectors, with a mask inside of it.
+    last = 4.0 if name in ("eigh", "topk_eigh", "svd") else 3.0
+    A = hermitian(torch.tensor([0.5, 2.0, 3.0, last]), dtype=torch.complex128, generator=generator)
+    A = A.repeat(copies, 1, 1).requires_grad_()
+    R = embed(A.detach()).requires_grad_()
+    G = torch.randn(A.shape, dtype=A.dtype, generator=generator)
+    actual, expected = EMBEDDED[name](A, 1), EMBEDDED[name](R, 2)
+    torch.testing.assert_close(embed(actual), expected)
+    gA, gR = torch.autograd.grad(actual, A, G)[0], torch.autograd.grad(expected, R, embed(G))[0]
+    torch.testing.assert_close(embed(gA), gR)

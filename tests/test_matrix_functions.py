@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import mpmath
 import oracle
 import pytest
 import torch
@@ -9,6 +10,7 @@ from spectra import diagonal, hermitian, relative_error, symmetrised
 from torch import Tensor
 
 import eigengrad as eg
+from eigengrad.matrix_functions.divided_differences import Custom
 
 MatrixFunction = Callable[[Tensor], Tensor]
 
@@ -62,6 +64,45 @@ def test_gradgradcheck(name: str, spectrum: str, dtype: torch.dtype, generator: 
     assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True, check_rev_over_rev=True)
 
 
+@pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
+@pytest.mark.parametrize("spectrum", ["tie", "triple", "identity"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradgradcheck_at_ties_to_the_last_bit(name: str, spectrum: str, dtype: torch.dtype) -> None:
+    """Of a diagonal matrix, whose computed eigenvalues are equal in every bit."""
+    A = diagonal(torch.tensor(SPECTRA[spectrum], dtype=torch.float64), dtype)
+    assert torch.linalg.eigvalsh(A).unique().numel() == len(set(SPECTRA[spectrum]))
+    A.requires_grad_()
+
+    def function(X: Tensor) -> Tensor:
+        return FUNCTIONS[name](symmetrised(X))
+
+    assert torch.autograd.gradcheck(function, A, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True)
+
+
+def test_second_divided_difference_of_a_custom_function(generator: torch.Generator) -> None:
+    """Where first ones agree by chance, over an interval that is long for f; and over shorter ones."""
+    degree = 41
+
+    def difference(x: Tensor, y: Tensor) -> Tensor:
+        return sum((x**k * y ** (degree - 1 - k) for k in range(degree)), torch.zeros_like(x))
+
+    random = torch.rand(75, 3, dtype=torch.float64, generator=generator)
+    by_chance = torch.tensor([-1.0, 0.0, 1.0]).double() + 1e-3 * random[:25]
+    shorter = random[25:, :1] + torch.logspace(-14, 0, 50).double().unsqueeze(-1) * (random[25:] - 0.5)
+    points = torch.cat([by_chance, shorter, shorter[:5, :1].expand(5, 3)])
+    actual = Custom(lambda x: x**degree, difference).second(*points.unbind(-1))
+    for (x, y, z), found in zip(points.tolist(), actual.tolist(), strict=True):
+        powers = [
+            (mpmath.mpf(x) ** i * mpmath.mpf(y) ** j, degree - 2 - i - j)
+            for i in range(degree - 1)
+            for j in range(degree - 1 - i)
+        ]
+        expected = sum(head * mpmath.mpf(z) ** k for head, k in powers)
+        largest = degree * (degree - 1) / 2 * max(map(abs, (x, y, z))) ** (degree - 2)
+        assert abs(found - float(expected)) < 1e-12 * largest
+
+
 @pytest.mark.parametrize(
     ("dtype", "scales", "limit"),
     [
@@ -82,14 +123,16 @@ def test_accuracy(
             if name == "expm":
                 L = L.log()  # so that what is computed has the condition of 10
             for A in (hermitian(L * scale, dtype, generator), diagonal(L * scale, dtype)):
-                A.requires_grad_()
                 G = torch.randn(5, 5, dtype=dtype, generator=generator)
                 wide = torch.complex128 if dtype.is_complex else torch.float64
-                value, gradient = oracle.value_and_gradient(name, A.detach().to(wide), G.to(wide))
-                actual = FUNCTIONS[name](A)
-                assert relative_error(actual, value) < limit
+                value, gradient = oracle.value_and_gradient(name, A.to(wide), G.to(wide))
                 size = gradient.abs().max()  # its square may not be a number
-                assert relative_error(torch.autograd.grad(actual, A, G)[0].to(wide) / size, gradient / size) < limit
+                for copies in (1, 64):  # of which the compiled kernel takes the second
+                    batch = A.detach().repeat(copies, 1, 1).requires_grad_()
+                    actual = FUNCTIONS[name](batch)
+                    assert relative_error(actual, value.expand(actual.shape)) < limit
+                    found = torch.autograd.grad(actual, batch, G.expand(actual.shape))[0].to(wide)
+                    assert relative_error(found / size, (gradient / size).expand(found.shape)) < limit
 
 
 @pytest.mark.parametrize("name", oracle.scalar_functions())
@@ -149,7 +192,7 @@ def test_hessian_and_vmap(name: str, generator: torch.Generator) -> None:
 def test_third_derivative(name: str, dtype: torch.dtype, outermost: Callable, generator: torch.Generator) -> None:
     """Against the Taylor coefficients of ``X`` in ``X(t) X(t) = A + t B``, or its inverse, at a triple tie.
 
-    Forward mode once only: nested, torch 2.13 returns zeros through any autograd.Function (pytorch issue 197867).
+    Forward mode once: twice and thrice it is compared with reverse mode in ``test_conformance.py``.
     """
     x = torch.tensor([0.5, 0.5, 0.5, 0.25], dtype=torch.float64)
     A = (x ** (2 if name == "sqrtm" else -2)).diag().to(dtype)
@@ -198,6 +241,7 @@ def test_powers_are_those_of_the_other_functions(generator: torch.Generator) -> 
     torch.testing.assert_close(eg.powm(A, 0.5), eg.sqrtm(A), rtol=0, atol=0)
     torch.testing.assert_close(eg.powm(A, -0.5), eg.inv_sqrtm(A), rtol=0, atol=0)
     torch.testing.assert_close(eg.powm(A, 0), torch.eye(4).double())
+    assert not torch.autograd.functional.jacobian(lambda A: eg.powm(A, 0), A).any()
     torch.testing.assert_close(eg.expm(0.3 * eg.logm(A)), eg.powm(A, 0.3))
 
 

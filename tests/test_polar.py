@@ -57,6 +57,22 @@ def test_undetermined_part_gets_no_gradient() -> None:
     assert torch.autograd.grad(eg.polar(A).unitary[0, 1], A)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_deficient(rank: int, shape: tuple[int, int]) -> None:
+    """A unitary factor with finite derivatives; one bad matrix spoils no other."""
+    A = torch.zeros(2, *shape).double()
+    A[1] = torch.eye(*shape)
+    A[0, 0, 0] = rank
+    U, H = eg.polar(A)
+    torch.testing.assert_close(U @ H, A)
+    assert (torch.linalg.matrix_norm(U, 2) - 1).abs().max() < 1e-14
+    jacobian = torch.autograd.functional.jacobian(lambda A: eg.polar(A).unitary, A)
+    assert jacobian.isfinite().all()
+    assert jacobian[1, ..., 1, :, :].any()
+    assert torch.func.hessian(lambda A: eg.polar(A).unitary.sin().sum())(A).isfinite().all()
+
+
 @pytest.mark.parametrize("reflection", [False, True])
 def test_procrustes_recovers(reflection: bool, generator: torch.Generator) -> None:
     X = torch.randn(4, 7, 3, dtype=torch.float64, generator=generator)
@@ -122,6 +138,21 @@ def test_procrustes_of_degenerate_points(rank: int, generator: torch.Generator) 
     assert gradient.any() == (rank > 0)
 
 
+def test_procrustes_weights(generator: torch.Generator) -> None:
+    """A mask chooses points; weights alone, or one cloud alone, may want a gradient; one place has no scale."""
+    X, Y = torch.randn(2, 6, 3, generator=generator)
+    mask = torch.tensor([True, True, False, True, True, False])
+    masked, chosen = eg.procrustes(X, Y, weights=mask, scaling=True), eg.procrustes(X[mask], Y[mask], scaling=True)
+    for actual, expected in zip(masked, chosen, strict=True):
+        torch.testing.assert_close(actual, expected)
+    w = torch.ones(6).requires_grad_()
+    assert torch.autograd.grad(eg.procrustes(X, Y, weights=w).rotation.sum(), w)[0].any()
+    X.requires_grad_()
+    point = eg.procrustes(X[:1].expand(4, 3), Y[:4], scaling=True)
+    assert point.scale == 1
+    assert torch.autograd.grad(sum(part.sum() for part in point), X)[0].isfinite().all()
+
+
 def test_errors() -> None:
     X = torch.randn(4, 3)
     with pytest.raises(ValueError, match="side must be 'right' or 'left', got 'top'"):
@@ -130,8 +161,9 @@ def test_errors() -> None:
         eg.procrustes(X, X[:3])
     with pytest.raises(ValueError, match=r"weights must have shape \(4,\)"):
         eg.procrustes(X, X, weights=torch.ones(3))
-    with pytest.raises(TypeError, match="X and Y must be real"):
-        eg.procrustes(X, X.to(torch.complex64))
+    for dtype in (torch.complex64, torch.int64, torch.float64):
+        with pytest.raises(TypeError, match="X and Y must be real floating-point numbers of one dtype"):
+            eg.procrustes(X, X.to(dtype))
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 3, 2)])

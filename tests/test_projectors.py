@@ -46,6 +46,20 @@ def test_gradgradcheck(spectrum: list[float], k: Cut, dtype: torch.dtype, genera
 
 
 @pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
+@pytest.mark.parametrize(("spectrum", "k"), CUTS.values(), ids=CUTS)
+def test_gradgradcheck_at_ties_to_the_last_bit(spectrum: list[float], k: Cut, dtype: torch.dtype) -> None:
+    A = torch.tensor(spectrum, dtype=torch.float64).to(dtype).diag()
+    assert torch.linalg.eigvalsh(A).unique().numel() == len(set(spectrum))
+    A.requires_grad_()
+
+    def function(X: Tensor) -> Tensor:
+        return eg.projector(symmetrised(X), k, gradient=eg.Exact())
+
+    assert torch.autograd.gradcheck(function, A, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, A, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("dtype", REAL_AND_COMPLEX)
 def test_third_derivative(dtype: torch.dtype, generator: torch.Generator) -> None:
     """Against the second, by finite differences, at ties on both sides of the cut."""
     A = matrix([0.5, 0.5, 2.0, 3.0, 3.0], dtype, generator)
@@ -147,5 +161,7 @@ def test_errors() -> None:
             function(A, "two")
         with pytest.raises(TypeError, match="gradient must be a rule"):
             function(A, 1, gradient="exact")
+    with pytest.raises(ValueError, match=r"A must be a batch of square matrices \(\*, n, n\), got shape \(3,\)"):
+        eg.topk_eigh(A[0], 1)
     with pytest.raises(TypeError, match="k must return a tensor of booleans"):
         eg.projector(A, lambda L: L)

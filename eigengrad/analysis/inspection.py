@@ -25,7 +25,7 @@ class Inspection:
     clusters: Tensor
     """``(*, n)``, the number of each eigenvalue's cluster, counted from 0."""
     condition: Tensor
-    """``(*)``, the largest magnitude divided by the smallest."""
+    """``(*)``, the largest magnitude divided by the smallest; infinite if that is zero."""
     amplification: dict[GradientRule, Tensor]
     """For each rule the largest ``abs(K)``, ``(*)``, times the largest magnitude: how much it amplifies."""
     advice: str
@@ -84,7 +84,8 @@ def inspect(A: Tensor, *, rtol: float | None = None, rules: Iterable[GradientRul
         check_rule(rule)
         weights = (rule.kernel(L).abs() * scale.unsqueeze(-1)).flatten(-2)
         amplification[rule] = weights.amax(-1) if n else weights.sum(-1)
-    condition = (largest / smallest).squeeze(-1) if n else torch.ones_like(largest.squeeze(-1))
+    ratio = torch.where(smallest > 0, largest / smallest, torch.inf)
+    condition = ratio.squeeze(-1) if n else torch.ones_like(largest.squeeze(-1))
     advice = _advice(gaps, clusters, smallest / scale, rounding, unit)
     return Inspection(L, gaps, clusters, condition, amplification, advice)
 

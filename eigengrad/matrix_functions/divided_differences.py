@@ -111,8 +111,9 @@ class Power:
 class Custom:
     """A user's function and its first divided difference; the second is by autograd where the quotient cancels.
 
-    There ``f[x, y, z]`` is the mean of ``df[t, y]/dt`` over t between x and z, by Gauss and Legendre's rule: where the
-    quotient loses digits the function is smooth on that interval, or f had no second derivative to begin with.
+    There ``f[x, y, z]`` is the mean of ``df[t, y]/dt`` over t between x and z, by Gauss and Legendre's rule of five
+    nodes. It is taken where it differs from the rule of three by less than the rounding error of the quotient: on
+    intervals that are short for f, whatever its scale.
 
     Args:
         function: f.
@@ -131,23 +132,25 @@ class Custom:
     def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
         upper, lower = self.first(high, middle), self.first(low, middle)
-        cancels = (upper - lower).abs() < (upper.abs() + lower.abs()) / 32
-        mean = torch.zeros_like(middle)
-        for node, weight in _GAUSS_LEGENDRE:
+        of_three, of_five = torch.zeros_like(middle), torch.zeros_like(middle)
+        for node, weight_of_three, weight_of_five in _GAUSS_LEGENDRE:
             at = low + (0.5 + 0.5 * node) * (high - low)
-            pull_back = torch.func.vjp(lambda t: self.first(t, middle), at)[1]  # forward mode would not nest
-            mean = mean + 0.5 * weight * pull_back(torch.ones_like(at))[0]
-        return torch.where(cancels | (high == low), mean, (upper - lower) / (high - low))
+            pull_back = torch.func.vjp(lambda t: self.first(t, middle), at)[1]
+            slope = pull_back(torch.ones_like(at))[0]
+            of_three, of_five = of_three + 0.5 * weight_of_three * slope, of_five + 0.5 * weight_of_five * slope
+        rounding = torch.finfo(x.dtype).eps * (upper.abs() + lower.abs())
+        short = (of_five - of_three).abs() * (high - low) < rounding
+        return torch.where(short | (high == low), of_five, (upper - lower) / (high - low))
 
 
+_INNER = math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, 0.0, (322 + 13 * math.sqrt(70)) / 900
+_OUTER = math.sqrt(5 + 2 * math.sqrt(10 / 7)) / 3, 0.0, (322 - 13 * math.sqrt(70)) / 900
+_OF_THREE = math.sqrt(3 / 5), 5 / 9, 0.0
 _GAUSS_LEGENDRE = (
-    (0.0, 128 / 225),
-    (math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, (322 + 13 * math.sqrt(70)) / 900),
-    (-math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, (322 + 13 * math.sqrt(70)) / 900),
-    (math.sqrt(5 + 2 * math.sqrt(10 / 7)) / 3, (322 - 13 * math.sqrt(70)) / 900),
-    (-math.sqrt(5 + 2 * math.sqrt(10 / 7)) / 3, (322 - 13 * math.sqrt(70)) / 900),
+    (0.0, 8 / 9, 128 / 225),
+    *((sign * node, three, five) for node, three, five in (_INNER, _OUTER, _OF_THREE) for sign in (-1, 1)),
 )
-"""Nodes in [-1, 1] and weights of the rule with five nodes, exact for polynomials of degree nine."""
+"""Nodes in [-1, 1], with their weights in the rules of three and of five nodes (exact to degree five and nine)."""
 
 
 def _log_ratio(x: Tensor, y: Tensor) -> Tensor:

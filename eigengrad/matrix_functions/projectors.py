@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.eigh import columns_of
-from eigengrad.function import Function, hermitian_part
+from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
 __all__ = ["projector"]
@@ -31,6 +31,7 @@ Choice = Callable[[Tensor], Tensor]
 """From ascending eigenvalues ``(*, n)`` to booleans: which ones to keep."""
 
 
+@in_full_precision
 def projector(
     A: Tensor,
     k: int | slice | Choice,

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.eigh import mirrored
-from eigengrad.function import Function, hermitian_part
+from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
 
 __all__ = ["expm", "logm", "matrix_function", "powm"]
 
 
+@in_full_precision
 def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     r"""The exponential of Hermitian matrices, which is positive definite.
 
@@ -59,6 +60,7 @@ def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     return _apply(A, Exponential(), solver)
 
 
+@in_full_precision
 def logm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     r"""The logarithm of Hermitian positive definite matrices.
 
@@ -85,6 +87,7 @@ def logm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     return _apply(A, Logarithm(), solver)
 
 
+@in_full_precision
 def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -> Tensor:
     r"""The power ``A^p`` of Hermitian matrices.
 
@@ -100,10 +103,12 @@ def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -
         solver: as for :func:`eigengrad.eigh`; integer powers do not use it.
 
     Returns:
-        ``A^p``, Hermitian.
+        ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero
+        eigenvalue gives infinities and NaN, as ``0 ** p`` does.
 
     Shape, Raises:
-        As for :func:`expm`; besides, ``TypeError`` if ``exponent`` is no number, ``ValueError`` if it is not finite.
+        As for :func:`expm`; besides, ``TypeError`` if ``exponent`` is no number, ``ValueError`` if it is not finite,
+        and ``LinAlgError`` if it is a negative integer and a matrix of the batch is singular.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -127,6 +132,7 @@ def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -
     return _apply(A, Power(float(exponent)), solver)
 
 
+@in_full_precision
 def matrix_function(
     A: Tensor,
     f: Callable[[Tensor], Tensor],

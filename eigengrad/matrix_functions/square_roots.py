@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 
 from eigengrad import native, solvers
-from eigengrad.function import Function, hermitian_part
+from eigengrad.function import Function, hermitian_part, in_full_precision
 
 __all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
 
 
+@in_full_precision
 def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
     r"""The square root ``A^(1/2)`` of Hermitian positive definite matrices.
 
     In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`1/(s_i + s_j)`: exact at repeated
-    eigenvalues, to every order. Two zero eigenvalues have no derivative and give NaN gradients.
+    eigenvalues, to every order. At a zero eigenvalue, where the root has no derivative, the gradient is infinite and
+    NaN, unless a ``floor`` is set.
 
     Args:
         A: Hermitian positive semidefinite matrices, of float32, float64, complex64 or complex128. The lower triangle is
@@ -60,6 +62,7 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
     return S
 
 
+@in_full_precision
 def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
     r"""The inverse square root ``A^(-1/2)`` of Hermitian positive definite matrices.
 
