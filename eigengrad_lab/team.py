@@ -5,6 +5,7 @@ scaled so that the mean of the processes' gradients, which is what DistributedDa
 batch, whatever the shares.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,4 +98,5 @@ def joined_team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     try:
         yield Team(dist.get_rank(), size), device
     finally:
+        gc.collect()  # what holds the group, such as a network's reducer, must go before it
         dist.destroy_process_group()

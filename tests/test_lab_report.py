@@ -1,109 +1,206 @@
-"""What a person sees: the command line, the table, the files, the page."""
+"""What a person sees of records: tables, figures, claims, files, and the page in a real browser."""
 
 import csv
 import dataclasses
-import os
+import json
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from eigengrad_lab import paper
-from eigengrad_lab.__main__ import main
+from eigengrad_lab import paper, recipes
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.records import EpochMetrics, Result, RunRecord
-from eigengrad_lab.report import table1, write_table1
+from eigengrad_lab.report import claims, grid, rebuild, sections, write_analysis, write_report
+from eigengrad_lab.report.grid import Cell
+from eigengrad_lab.report.runs import Run, setting_name
 
 BASE = RunConfig(data="digits", model="small", method="ours", group_size=8, seed=0, epochs=2)
+GOOD, FAILED = Result(True, 2.5, seconds=1.0), Result(False, None, 3, "gradient is not finite", 1.0)
+
+
+def metrics(*losses: float) -> list[EpochMetrics]:
+    return [EpochMetrics(epoch, 3 * epoch, loss, 2.5, 0.1, 1.0, 1.0) for epoch, loss in enumerate(losses, 1)]
+
+
+def record(root: Path, config: RunConfig, result: Result | None) -> None:
+    kept = RunRecord(root, config)
+    kept.open("eigengrad reproduce table1 <&>")
+    kept.write_metrics(metrics(1.5, 1.2))
+    if result is not None:
+        kept.write_result(result)
 
 
 def test_the_papers_figures() -> None:
-    printed = paper.table1()
-    assert len(printed) == 16
-    assert printed["ours", 64] == paper.PaperCell(4.44, 4.59, 0.09, 100.0)
-    assert printed["svd", 8] == paper.PaperCell(None, None, None, 0.0)
-    assert printed["batchnorm", None].mean == 4.81
+    table1, table2, figure3 = paper.table1(), paper.table2(), paper.figure3()
+    assert len(table1) == 16
+    assert table1["ours", "d = 64"] == paper.PaperCell(4.44, 4.59, 0.09, 100.0)
+    assert table1["svd", "d = 8"] == paper.PaperCell(None, None, None, 0.0)
+    assert table1["batchnorm", "no d"].mean == 4.81
+    assert table2["svd", "rank 16"] == paper.PaperCell()
+    assert table2["pi", "rank 16"].least == 5.05
+    assert [len(points) for points in figure3.values()] == [6, 5, 7]
+    assert figure3["power_iterations"][-1] == (29.0, 4.61, 0.03)
 
 
 def test_cells() -> None:
     errors = [3.0, None, 5.0]
-    results = [(BASE, Result(error is not None, error, None if error else 4, "NaN")) for error in errors]
-    cell = table1.aggregate(results)["ours", 8]
-    assert (cell.runs, cell.errors, cell.least, cell.mean) == (3, (3.0, 5.0), 3.0, 4.0)
+    runs = [Run(BASE, Result(e is not None, e, None if e else 4, "NaN"), [], {}) for e in errors]
+    cell = grid.aggregate([*runs, Run(BASE, None, [], {})], lambda run: "d = 8")["ours", "d = 8"]
+    assert (cell.planned, cell.runs, cell.errors, cell.least, cell.mean) == (4, 3, (3.0, 5.0), 3.0, 4.0)
     assert cell.std == pytest.approx(2**0.5)
     assert cell.success_pct == pytest.approx(200 / 3)
-    nothing = table1.Cell(2, ())
+    nothing = Cell(2, 2)
     assert (nothing.success_pct, nothing.least, nothing.mean, nothing.std) == (0.0, None, None, None)
+    texts = grid.lay_out({("ours", "d = 8"): cell}, paper.table1()).rows
+    assert texts[0].texts == ("ours", "success rate", "66.7% of 3, 1 missing")
+    assert texts[1].texts == ("", "  paper", "100%")
+    assert texts[4].texts == ("", "mean error %", "4.00 ± 1.41")
 
 
-def test_files(tmp_path: Path) -> None:
-    """One run that succeeded, one that failed, one that is missing; the page loads nothing from elsewhere."""
+def test_files_and_page(tmp_path: Path) -> None:
+    """A run that succeeded, one that failed, one that is missing; a folder that is no record; nothing loaded."""
     configs = [BASE, dataclasses.replace(BASE, method="svd"), dataclasses.replace(BASE, seed=1)]
-    results = [Result(True, 2.5, seconds=1.0), Result(False, None, 3, "gradient is not finite", 1.0)]
-    for config, result in zip(configs, results, strict=False):
-        record = RunRecord(tmp_path / "trainings", config)
-        record.open()
-        record.write_metrics([EpochMetrics(1, 3, 1.5, 2.5, 0.1, 1.0, 1.0)])
-        record.write_result(result)
-    folder = tmp_path / "report"
-    write_table1(configs, tmp_path / "trainings", folder, ["eigengrad", "reproduce", "table1", "<&>"])
-    assert sorted(path.name for path in folder.iterdir()) == ["figure1.png", "report.html", "table1.csv", "table1.md"]
+    for config, result in zip(configs, (GOOD, FAILED, None), strict=True):
+        if result is not None:
+            record(tmp_path / "trainings", config, result)
+    (tmp_path / "trainings" / "notes").mkdir()
+    write_report("table1", configs, tmp_path)
+    folder = tmp_path / "reports" / setting_name(BASE)
+    names = [f"{name}.{kind}" for name in ("figure1", "table1") for kind in ("csv", "md", "png")]
+    names.remove("table1.png")
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "report.html"])
 
     rows = {row["method"]: row for row in csv.DictReader((folder / "table1.csv").read_text().splitlines())}
-    assert rows["ours"]["mean_error_pct"] == "2.5"
+    assert (rows["ours"]["planned"], rows["ours"]["runs"], rows["ours"]["mean_error_pct"]) == ("2", "1", "2.5")
     assert rows["ours"]["paper_mean_error_pct"] == "4.62"
-    assert rows["svd"]["success_rate_pct"] == "0.0"
-    assert rows["svd"]["mean_error_pct"] == ""
+    assert (rows["svd"]["success_rate_pct"], rows["svd"]["mean_error_pct"]) == ("0.0", "")
     markdown = (folder / "table1.md").read_text()
-    assert "| ours | success rate | 100% |" in markdown
+    assert "| ours | success rate | 100% of 1, 1 missing |" in markdown
     assert "1 of 3 runs have no result yet" in markdown
+    assert "Made with\n`eigengrad reproduce table1 <&>`" in markdown
     page = (folder / "report.html").read_text()
     assert "failed at step 3: gradient is not finite" in page
-    assert "data:image/png;base64," in page
     assert "&lt;&amp;&gt;" in page
     assert "<script" not in page
-    assert 'src="http' not in page
-    assert (folder / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    assert "http" not in page.replace("http-equiv", "")
+
+    shown = [str(getattr(item, "plain", "")) for item in rebuild(tmp_path)]
+    assert "notes: no readable config.json" in shown[0]
+    assert "missing" not in (folder / "table1.md").read_text()  # of what was never begun, records know nothing
 
 
-def test_help_answers_without_torch() -> None:
-    program = (
-        "import sys\nfrom eigengrad_lab.__main__ import main\n"
-        "try:\n    main(['reproduce', 'table1', '--help'])\n"
-        "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'numpy', 'datasets', 'sklearn', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy\n"
-    )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert "Example: eigengrad reproduce table1" in answer.stdout
+def cells(**errors: list[float]) -> dict[tuple[str, str], Cell]:
+    """Two runs a cell; of ``svd_8=[]`` none succeeded."""
+    return {
+        (name.split("_")[0], f"d = {name.split('_')[1]}"): Cell(2, 2, tuple(values)) for name, values in errors.items()
+    }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "no-such-thing"], "error: --data 'no-such-thing': no such folder"),
-        (["--group-sizes", "128"], "error: --group-sizes must lie between 1 and 64"),
-        (["--seeds", "0"], "error: --seeds must be at least 1, got 0"),
-        (["--device", "abacus"], "error: --device 'abacus'"),
-    ],
-)
-def test_a_users_mistake_gets_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["reproduce", "table1", "--output", str(tmp_path), *arguments])
-    assert str(exit_.value).startswith(message)
+def test_claims_of_whitening() -> None:
+    """Every verdict can be had."""
+    everything = cells(ours_8=[2.0, 2.2], ours_64=[2.1, 2.3], svd_8=[], svd_64=[], pi_32=[3.0], pi_64=[])
+    verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
+    assert verdicts == ["reproduced", "reproduced", "in part", "reproduced", "not shown"]
+    everything = cells(ours_8=[2.0, 2.2], ours_64=[], svd_8=[2.0, 3.0]) | {
+        ("batchnorm", "no d"): Cell(2, 2, (1.0, 1.1))
+    }
+    verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
+    assert verdicts == ["in part", "differs", "not shown", "not shown", "differs"]
+    far = claims.of_whitening(cells(ours_8=[2.0, 2.1], ours_64=[9.0, 9.1]))
+    assert far[3].verdict == "differs"
+    assert "d = 64: 9.05% ± 0.07 (n = 2)" in far[3].evidence
 
 
-def test_reproduce_table1(tmp_path: Path) -> None:
-    """The whole command in two worker processes, and once more when everything is done."""
-    command = [sys.executable, "-m", "eigengrad_lab", "reproduce", "table1", "--output", str(tmp_path)]
-    command += ["--epochs", "2", "--train-images", "200", "--test-images", "100", "--seeds", "1", "--workers", "2"]
-    command += ["--methods", "ours", "svd", "batchnorm", "--group-sizes", "4", "64"]
-    first = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "132"})
-    assert first.returncode == 0, first.stderr
-    assert "zca-ours-d64-seed0-" in first.stdout
-    assert "success rate" in first.stdout
-    assert len(list((tmp_path / "trainings").iterdir())) == 5
-    assert (tmp_path / "table1-digits-small-2epochs-200images" / "report.html").exists()
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "5 of 5 runs were done before" in second.stdout
+def test_claims_of_denoising() -> None:
+    def row(**errors: tuple[float, ...]) -> list[str]:
+        made = {(name, "rank 16"): Cell(2, 2, values) for name, values in errors.items()}
+        return [claim.verdict for claim in claims.of_denoising(made)]
+
+    assert row(svd=(), pi=(5.0, 5.2), ours=(4.0, 4.2), batchnorm=(4.0, 4.3)) == [
+        "reproduced",
+        "reproduced",
+        "not shown",
+    ]
+    assert row(svd=(1.0, 2.0), pi=(3.0, 3.1), ours=(4.0, 4.1)) == ["differs", "differs", "not shown"]
+    assert row(ours=(4.0,), batchnorm=(9.0,)) == ["not shown"] * 3  # one run has no standard error
+
+
+def test_claims_of_curves() -> None:
+    def panel(pi: tuple[float, ...], ours: tuple[float, ...]) -> list[Run]:
+        power = dataclasses.replace(BASE, method="pi")
+        return [Run(power, GOOD, metrics(*pi), {}), Run(BASE, GOOD, metrics(*ours), {})]
+
+    smooth, jumps = (2.0, 1.0, 0.5), (2.0, 1.0, 1.5)
+    for panels, verdict in (
+        ({"d = 8": panel(jumps, smooth)}, "reproduced"),
+        ({"d = 4": panel(smooth, smooth), "d = 8": panel(jumps, smooth)}, "in part"),
+        ({"d = 8": panel(jumps, jumps)}, "differs"),
+        ({"d = 8": panel(jumps, (1.0,))}, "not shown"),
+    ):
+        (claim,) = claims.of_curves(panels)
+        assert claim.verdict == verdict
+    assert "PI +50%, ours -50%" in claims.of_curves({"d = 8": panel(jumps, smooth)})[0].evidence
+
+
+def test_sweeps() -> None:
+    """Figure 3 from runs: each point in the panels it belongs to."""
+    configs = recipes.grid(recipes.sweeps(), data="digits", model="small", epochs=2, seeds=2)
+    runs = [Run(c, Result(True, 3.0 + 0.1 * c.seed + (2.0 if c.rank == 2 else 0.0)), [], {}) for c in configs]
+    section = sections.EXPERIMENTS["figure3"].show(runs)
+    rows = list(csv.DictReader(section.csv.splitlines()))
+    assert len(rows) == 18
+    assert all(row["runs"] == "2" for row in rows)
+    assert {row["panel"]: row["paper_error_pct"] for row in rows}["power_iterations"] == "4.61"
+    assert [claim.verdict for claim in section.claims] == ["reproduced", "not shown", "reproduced", "reproduced"]
+    assert section.figure is not None
+    assert section.figure.startswith(b"\x89PNG")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=5000",
+]  # fmt: skip
+PROBE = """<!doctype html><meta charset="utf-8"><pre id="seen"></pre>
+<iframe src="report.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe><script>
+document.querySelector("iframe").onload = event => {
+  const page = event.target.contentDocument, root = page.documentElement
+  const images = [...page.images].map(image => image.complete && image.naturalWidth > 0)
+  const loaded = event.target.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name)
+  document.querySelector("#seen").textContent = JSON.stringify({
+    width: root.clientWidth, needed: root.scrollWidth, images, loaded: loaded.filter(name => !name.startsWith("data:")),
+    sections: page.querySelectorAll("h2").length, mode: page.compatMode,
+  })
+}
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_in_a_browser(width: int, tmp_path: Path) -> None:
+    """On a phone and on a desk: nothing sticks out of the page, every picture shows, nothing is loaded."""
+    configs = recipes.grid(recipes.whitening(recipes.WHITENING, recipes.GROUP_SIZES), data="digits", model="small",
+                           epochs=2, seeds=1)  # fmt: skip
+    for config in configs:
+        record(tmp_path / "trainings", config, FAILED if config.method == "svd" else GOOD)
+    write_report("table1", configs, tmp_path)
+    write_analysis(tmp_path, "eigengrad reproduce analysis")
+    for folder in (tmp_path / "reports").iterdir():
+        (folder / "probe.html").write_text(PROBE.replace("WIDTH", str(width)))
+        command = [CHROMIUM, *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"]
+        dom = subprocess.run(
+            [*command, "--dump-dom", f"file://{folder / 'probe.html'}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stdout
+        seen = json.loads(dom.partition('<pre id="seen">')[2].partition("</pre>")[0])
+        assert seen["needed"] <= seen["width"] <= width
+        assert seen["images"]
+        assert all(seen["images"])
+        assert seen["loaded"] == []
+        assert seen["sections"] >= 2
+        assert seen["mode"] == "CSS1Compat"

@@ -87,11 +87,12 @@ def lay_out(cells: dict[Key, Cell], printed: dict[Key, PaperCell]) -> Grid:
     for method in methods:
         keys = [(method, column) for column in columns]
         quoted = any(key in printed for key in keys)
+        rates = any(printed[key].success_pct is not None for key in keys if key in printed)
         for index, (quantity, show) in enumerate(_QUANTITIES.items()):
             last, label = index == len(_QUANTITIES) - 1, METHODS[method] if index == 0 else ""
             measured = (show(cells[key]) if key in cells else "" for key in keys)
             rows.append(Row((label, quantity, *measured), last_of_block=last and not quoted))
-            if quoted:
+            if quoted and (rates or show is not _success):
                 theirs = (show(printed[key]) if key in printed else "" for key in keys)
                 rows.append(Row(("", "  paper", *theirs), from_paper=True, last_of_block=last))
     return Grid(("method", "", *columns), tuple(rows))
