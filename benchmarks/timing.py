@@ -1,9 +1,11 @@
 """Side-by-side timing: candidates take turns in one process, and what is quoted is the median of their ratios."""
 
+import hashlib
 import json
 import os
 import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,35 @@ def ratios(
             "rival_seconds": statistics.median(seconds[name]),
         }
     return measured
+
+
+def cores_given(threads: int) -> float:
+    """How many cores ``threads`` threads have at once, by hashing: a virtual machine may have fewer than it shows."""
+    block = bytes(4_000_000)  # a few milliseconds, without the interpreter's lock
+
+    def hash_once() -> None:
+        hashlib.sha256(block)
+
+    hash_once()
+    started = time.perf_counter()
+    hash_once()
+    alone = time.perf_counter() - started
+    others = [threading.Thread(target=hash_once) for _ in range(threads - 1)]
+    started = time.perf_counter()
+    for other in others:
+        other.start()
+    hash_once()
+    for other in others:
+        other.join()
+    return threads * alone / (time.perf_counter() - started)
+
+
+def wait_for_cores(threads: int, seconds: float = 1.0) -> float:
+    """Wait up to so long until so many threads have a core each; the cores they have."""
+    until = time.perf_counter() + seconds
+    while (given := cores_given(threads)) < 0.85 * threads and time.perf_counter() < until:
+        time.sleep(0.02)
+    return given
 
 
 def report(name: str, measured: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -70,10 +70,13 @@ class Auto:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
-        if UPLO in ("L", "U") and (native.chosen(A) if native.eager(A) else native.possible(A)):
-            return native.decompose(A if UPLO == "L" else A.mT, always=False)
-        return Eigh()(A, UPLO)
+        if not native.single(A) and UPLO in ("L", "U"):
+            # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
+            eager = native.eager(A)
+            if native.chosen(A) if eager else native.possible(A):
+                return native.decompose(A if UPLO == "L" else A.mT, always=eager)
+        L, V = torch.linalg.eigh(A, UPLO)
+        return L, V
 
 
 @dataclass(frozen=True)
