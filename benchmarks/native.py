@@ -75,12 +75,9 @@ def measure(dtype: torch.dtype, threads: int) -> None:
             A = symmetric(batch, n, dtype)
 
             def record(what: str, ours: Callable[[], object], rivals: dict[str, Callable[[], object]]) -> None:
-                for _ in range(3):  # once more where a core was taken away meanwhile
-                    before = wait_for_cores(threads)
-                    figures = ratios(ours, rivals, rounds=rounds, warmup=1)  # noqa: B023 (called at once)
-                    cores = min(before, cores_given(threads))
-                    if cores >= 0.85 * threads:
-                        break
+                before = wait_for_cores(threads)
+                figures = ratios(ours, rivals, rounds=rounds, warmup=1, seconds=2.0)  # noqa: B023 (called at once)
+                cores = min(before, cores_given(threads))
                 ours_seconds, torch_seconds = figures["torch"]["ours_seconds"], figures["torch"]["rival_seconds"]
                 case: Case = {"dtype": str(dtype).removeprefix("torch."), "threads": threads, "pass": what}
                 case |= {"n": n, "batch": batch, "cores": cores}  # noqa: B023
@@ -127,7 +124,7 @@ def table(cases: list[Case]) -> str:
     """Comma-separated values, one row a case, the provenance in comments above."""
     lines = [f"# {key}: {value}" for key, value in provenance("native").items() if key != "threads"]
     lines += [
-        "# cores: how many cores the threads had just before and after (a virtual machine may have fewer than it shows)",
+        "# cores: how many cores the threads had just before and after (a virtual machine may have fewer than shown)",
         "# ours_us, torch_us: medians, microseconds per matrix, this machine's alone",
         "# torch, torch_low, torch_high: times slower than ours, median and quartiles of ratios taken in turn",
         "# auto, " + ", ".join(peers.NAMES) + ": times slower than ours (forward only)",
