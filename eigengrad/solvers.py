@@ -43,8 +43,8 @@ class Native:
     """The compiled kernel for batches of small real matrices on a CPU (see ``native.py``).
 
     As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
-    leaves the others alone, where :class:`Eigh` raises for the whole batch. Any n is taken; beyond a few hundred LAPACK
-    is faster, and the workspace of a thread grows as 16 to 48 matrices.
+    leaves the others alone, where :class:`Eigh` raises for the whole batch. Any n is taken, but a thread's
+    workspace holds up to 48 matrices: what was measured ends at n = 256.
     """
 
     differentiable: ClassVar[bool] = False
