@@ -101,14 +101,20 @@ def _smallest_batch(n: int, dtype: torch.dtype, threads: int) -> float:
 
 def possible(A: Tensor) -> bool:
     """Whether the kernel is there and could decompose ``A``: square matrices, real, on a CPU."""
-    square = A.dim() >= 2 and A.shape[-1] == A.shape[-2]
-    return square and A.dtype in _SUFFIX and A.device.type == "cpu" and available()
+    return A.dtype in _SUFFIX and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
 
 
 def chosen(A: Tensor) -> bool:
     """Whether ``"auto"`` decomposes ``A (*, n, n)`` with the kernel rather than with LAPACK."""
+    if not possible(A):
+        return False
     n = A.shape[-1]
-    return n > 0 and possible(A) and wins(n, _batch(A), A.dtype, torch.get_num_threads())
+    return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
+
+
+def single(A: Tensor) -> bool:
+    """Whether ``A`` is certainly one matrix: ``"auto"`` has a microsecond to find that out, and LAPACK few more."""
+    return not torch.compiler.is_compiling() and A.dim() > 1 and A.numel() == A.shape[-1] ** 2 and eager(A)
 
 
 def eager(*tensors: Tensor) -> bool:
@@ -140,7 +146,7 @@ def _run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
 
 def _empty(A: Tensor) -> tuple[Tensor, Tensor]:
     # Eigenvectors are contiguous each, as torch.linalg.eigh returns them.
-    return A.new_empty(A.shape[:-1]), A.new_empty(A.shape).mT
+    return A.new_empty(A.shape[:-1]), torch.empty_like(A, memory_format=torch.contiguous_format).mT
 
 
 def _batch(A: Tensor) -> int:
