@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
-_REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -52,10 +52,21 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     pointer, whole, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
     for dtype, suffix in _SUFFIX.items():
         getattr(library, f"eigengrad_eigh_{suffix}").argtypes = (*[pointer] * 3, size, whole, whole)
-        root_types = (whole, pointer, _REAL[dtype], *[pointer] * 3, size, whole, whole)
+        root_types = (whole, pointer, REAL[dtype], *[pointer] * 3, size, whole, whole)
         getattr(library, f"eigengrad_root_{suffix}").argtypes = root_types
         pull_back_types = (whole, pointer, pointer, whole, *[pointer] * 3, size, whole, whole)
         getattr(library, f"eigengrad_pull_back_{suffix}").argtypes = pull_back_types
+        getattr(library, f"eigengrad_moments_{suffix}").argtypes = (pointer, pointer, whole, *[pointer] * 3, whole)
+        affine_types = (pointer, pointer, whole, *[pointer] * 4, whole, whole)
+        getattr(library, f"eigengrad_affine_{suffix}").argtypes = affine_types
+        getattr(library, f"eigengrad_affine_backward_{suffix}").argtypes = (
+            pointer,
+            pointer,
+            whole,
+            *[pointer] * 6,
+            whole,
+        )
+    library.eigengrad_chunks.argtypes, library.eigengrad_chunks.restype = (pointer, size), size
     library.eigengrad_instructions.restype = ctypes.c_char_p
     return library, library.eigengrad_instructions().decode()
 
@@ -129,16 +140,25 @@ def multiplies(V: Tensor, *others: Tensor) -> bool:
     return V.shape[-1] <= MOST_ROWS and eager(V, *others) and chosen(V)
 
 
-@functools.cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def library() -> ctypes.CDLL:
+    """The library itself.
+
+    Raises:
+        RuntimeError: where there is none.
+    """
     if _LIBRARY is None:
         raise RuntimeError(
             f"eigengrad's native kernel: {_DETAIL}; use solver='eigh', or 'auto', which falls back on it"
         )
-    return getattr(_LIBRARY, f"eigengrad_{name}_{_SUFFIX[dtype]}")
+    return _LIBRARY
 
 
-def _run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    return getattr(library(), f"eigengrad_{name}_{_SUFFIX[dtype]}")
+
+
+def run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     # ctypes releases the interpreter's lock for the call.
     if _function(name, dtype)(*arguments, torch.get_num_threads()):
         raise MemoryError("eigengrad's native kernel: no memory for its workspace")
@@ -176,7 +196,7 @@ def _decompose(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
     A = A.contiguous()
     L, V = _empty(A)
     if A.numel():
-        _run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), _batch(A), A.shape[-1])
+        run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), _batch(A), A.shape[-1])
     return L, V
 
 
@@ -205,7 +225,7 @@ def root(A: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Ten
     X, (x, V) = torch.empty_like(A), _empty(A)
     if A.numel():
         pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
-        _run("root", A.dtype, int(inverse), A.data_ptr(), floor, *pointers, _batch(A), A.shape[-1])
+        run("root", A.dtype, int(inverse), A.data_ptr(), floor, *pointers, _batch(A), A.shape[-1])
     return X, x, V
 
 
@@ -235,5 +255,5 @@ def pull_back(
     if V.numel():
         inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
         beside = None if diagonal is None else diagonal.data_ptr()
-        _run("pull_back", V.dtype, kinds.index(kind), *inputs, beside, result.data_ptr(), _batch(V), V.shape[-1])
+        run("pull_back", V.dtype, kinds.index(kind), *inputs, beside, result.data_ptr(), _batch(V), V.shape[-1])
     return result
