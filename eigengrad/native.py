@@ -24,6 +24,7 @@ __all__ = [
     "chosen",
     "decompose",
     "eager",
+    "few",
     "instructions",
     "multiplies",
     "possible",
@@ -123,9 +124,19 @@ def chosen(A: Tensor) -> bool:
     return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
 
 
-def single(A: Tensor) -> bool:
-    """Whether ``A`` is certainly one matrix: ``"auto"`` has a microsecond to find that out, and LAPACK few more."""
-    return not torch.compiler.is_compiling() and A.dim() > 1 and A.numel() == A.shape[-1] ** 2 and eager(A)
+_ENDLESS = float("inf")
+_compiling, _transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+
+_FEWEST = {
+    n: min(next(batch for most, batch in rows if n <= most) for rows in SMALLEST_BATCH.values()) * n * n
+    for n in range(1, 257)
+}
+"""By n, the numbers in a batch that is worth the kernel's while for some dtype and number of threads."""
+
+
+def few(A: Tensor) -> bool:
+    """Whether ``A`` has too few matrices for the kernel, as far as half a microsecond can tell: LAPACK takes a few."""
+    return not _compiling() and A.dim() > 1 and A.numel() < _FEWEST.get(A.shape[-1], _ENDLESS) and not _transforming()
 
 
 def eager(*tensors: Tensor) -> bool:
