@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+_PLAIN = (Tensor, torch.nn.Parameter)
 _REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
@@ -115,7 +116,8 @@ def eager(*tensors: Tensor) -> bool:
     """Whether tensors are what they seem: no compiler tracing, no transform hiding a batch dimension."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return all(map(torch._C._has_storage, tensors))  # autograd's own is_grads_batched is no functorch transform
+    # A subclass may have no memory (torch's fake tensors); autograd's own is_grads_batched is no functorch transform.
+    return all(type(tensor) in _PLAIN and torch._C._has_storage(tensor) for tensor in tensors)
 
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
