@@ -12,5 +12,5 @@ SMALLEST_BATCH: dict[tuple[str, int], tuple[tuple[int, float], ...]] = {
 }
 """By dtype and threads (2 stands for more): pairs of the largest n and the smallest batch, for ascending n."""
 
-MOST_ROWS = 32
+MOST_ROWS = 96
 """Up to this n the products of the backward pass are faster in the kernel than in torch."""

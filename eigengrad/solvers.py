@@ -66,7 +66,8 @@ class Native:
     """The compiled kernel for batches of small real matrices on a CPU (see ``native.py``).
 
     As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
-    leaves the others alone, where :class:`Eigh` raises for the whole batch.
+    leaves the others alone, where :class:`Eigh` raises for the whole batch. Any n is taken, but a thread's
+    workspace holds up to 48 matrices: what was measured ends at n = 256.
     """
 
     differentiable: ClassVar[bool] = False
@@ -93,10 +94,15 @@ class Auto:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
-        if UPLO in ("L", "U") and (native.chosen(A) if native.eager(A) else native.possible(A)):
-            return native.decompose(A if UPLO == "L" else A.mT, always=False)
-        return Eigh()(A, UPLO)
+        if not native.few(A) and UPLO in ("L", "U"):
+            # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
+            eager = native.eager(A)
+            if native.chosen(A) if eager else native.possible(A):
+                return native.decompose(A if UPLO == "L" else A.mT, always=eager)
+        if A.is_cuda:
+            return Eigh()(A, UPLO)
+        L, V = torch.linalg.eigh(A, UPLO)
+        return L, V
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,6 @@
 // NEON. Only what vector extensions cannot say is spelt out per instruction set: fused multiply-add, square root and
 // masks. Contraction is off in the build: a multiply-add is fused where the source says so and nowhere else, hence a
 // matrix has the same bits in every lane, in every width, and beside any neighbour.
-//
-// Pair is two of them side by side. Code templated on the vector runs two groups of matrices at once with it, which
-// hides the latency of square roots and divisions.
 
 #pragma once
 
@@ -259,60 +256,6 @@ EIGENGRAD_INLINE Mask<T, W> operator|(Mask<T, W> a, Mask<T, W> b) { return {a.bi
 template <class T, int W>
 EIGENGRAD_INLINE Vec<T, W> max(Vec<T, W> a, Vec<T, W> b) { return select(a > b, a, b); }
 
-// Two vectors side by side.
-
-template <class V>
-struct PairMask {
-    typename V::mask lo, hi;
-};
-
-template <class V>
-struct Pair {
-    using scalar = typename V::scalar;
-    using integer = typename V::integer;
-    using mask = PairMask<V>;
-    using part = V;
-    static constexpr int lanes = 2 * V::lanes, parts = 2;
-
-    V lo, hi;
-
-    EIGENGRAD_INLINE Pair() = default;
-    EIGENGRAD_INLINE Pair(V a, V b) : lo(a), hi(b) {}
-    EIGENGRAD_INLINE Pair(scalar x) : lo(x), hi(x) {}
-
-    static EIGENGRAD_INLINE Pair load(const scalar* p) { return {V::load(p), V::load(p + V::lanes)}; }
-    EIGENGRAD_INLINE void store(scalar* p) const { lo.store(p), hi.store(p + V::lanes); }
-
-    friend EIGENGRAD_INLINE Pair operator+(Pair a, Pair b) { return {a.lo + b.lo, a.hi + b.hi}; }
-    friend EIGENGRAD_INLINE Pair operator-(Pair a, Pair b) { return {a.lo - b.lo, a.hi - b.hi}; }
-    friend EIGENGRAD_INLINE Pair operator*(Pair a, Pair b) { return {a.lo * b.lo, a.hi * b.hi}; }
-    friend EIGENGRAD_INLINE Pair operator/(Pair a, Pair b) { return {a.lo / b.lo, a.hi / b.hi}; }
-    friend EIGENGRAD_INLINE Pair operator-(Pair a) { return {-a.lo, -a.hi}; }
-    friend EIGENGRAD_INLINE mask operator>(Pair a, Pair b) { return {a.lo > b.lo, a.hi > b.hi}; }
-    friend EIGENGRAD_INLINE mask operator<=(Pair a, Pair b) { return {a.lo <= b.lo, a.hi <= b.hi}; }
-    friend EIGENGRAD_INLINE mask operator==(Pair a, Pair b) { return {a.lo == b.lo, a.hi == b.hi}; }
-    friend EIGENGRAD_INLINE Pair fma(Pair a, Pair b, Pair c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi, c.hi)}; }
-    friend EIGENGRAD_INLINE Pair fnma(Pair a, Pair b, Pair c) {
-        return {fnma(a.lo, b.lo, c.lo), fnma(a.hi, b.hi, c.hi)};
-    }
-    friend EIGENGRAD_INLINE Pair sqrt(Pair a) { return {sqrt(a.lo), sqrt(a.hi)}; }
-    friend EIGENGRAD_INLINE Pair abs(Pair a) { return {abs(a.lo), abs(a.hi)}; }
-    friend EIGENGRAD_INLINE Pair copysign(Pair a, Pair b) { return {copysign(a.lo, b.lo), copysign(a.hi, b.hi)}; }
-    friend EIGENGRAD_INLINE Pair max(Pair a, Pair b) { return {max(a.lo, b.lo), max(a.hi, b.hi)}; }
-    friend EIGENGRAD_INLINE Pair select(mask m, Pair a, Pair b) {
-        return {select(m.lo, a.lo, b.lo), select(m.hi, a.hi, b.hi)};
-    }
-};
-
-template <class V>
-EIGENGRAD_INLINE bool any(PairMask<V> m) { return any(m.lo | m.hi); }
-template <class V>
-EIGENGRAD_INLINE PairMask<V> without(PairMask<V> a, PairMask<V> b) { return {without(a.lo, b.lo), without(a.hi, b.hi)}; }
-template <class V>
-EIGENGRAD_INLINE PairMask<V> operator&(PairMask<V> a, PairMask<V> b) { return {a.lo & b.lo, a.hi & b.hi}; }
-template <class V>
-EIGENGRAD_INLINE PairMask<V> operator|(PairMask<V> a, PairMask<V> b) { return {a.lo | b.lo, a.hi | b.hi}; }
-
 // 2^-k and 2^k for the k with 2^k <= a < 2^(k+1), kept within the normal numbers at both ends.
 template <class T, int W>
 EIGENGRAD_INLINE void power_of_two(Vec<T, W> a, Vec<T, W>& down, Vec<T, W>& up) {
@@ -325,11 +268,6 @@ EIGENGRAD_INLINE void power_of_two(Vec<T, W> a, Vec<T, W>& down, Vec<T, W>& up) 
     exponent = exponent > E(2 * B::bias - 1) ? (I{} + E(2 * B::bias - 1)) : exponent;
     up = (typename V::native)(exponent << B::mantissa);
     down = (typename V::native)((E(2 * B::bias) - exponent) << B::mantissa);
-}
-template <class V>
-EIGENGRAD_INLINE void power_of_two(Pair<V> a, Pair<V>& down, Pair<V>& up) {
-    power_of_two(a.lo, down.lo, up.lo);
-    power_of_two(a.hi, down.hi, up.hi);
 }
 
 // What an algorithm takes for zero in matrices scaled to a largest entry in [1, 2).

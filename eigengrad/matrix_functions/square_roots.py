@@ -195,6 +195,8 @@ class _InverseSquareRoot(Function):
     @staticmethod
     def backward(ctx: Any, gX: Tensor, *_: None) -> tuple[Tensor, None, None]:
         X, x, V = ctx.saved_tensors
+        if not torch.is_grad_enabled() and native.multiplies(V, gX):
+            return native.pull_back(V, gX, x, kind="inverse_square_root"), None, None
         return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
 
     @staticmethod

@@ -135,7 +135,7 @@ def _fails(text: str, row: Mapping[str, Cell]) -> Claim:
 def _compared(text: str, row: Mapping[str, Cell], other: Cell | None, *, strictly: bool = False) -> Claim:
     """Whether the mean errors of a row are no larger than another cell's, or, ``strictly``, smaller.
 
-    A difference counts from two standard errors on.
+    Smaller, or larger, is what differs by two standard errors; no larger, what exceeds by less than one.
     """
     if other is None or other.mean is None:
         return Claim(text, "not shown", "no successful runs to compare with")
@@ -149,9 +149,9 @@ def _smaller(cell: Cell, other: Cell, strictly: bool) -> bool | None:
         return None
     noise = math.hypot(cell.std / len(cell.errors) ** 0.5, other.std / len(other.errors) ** 0.5)
     gained = other.mean - cell.mean
-    if abs(gained) <= 2 * noise:
-        return None if strictly else True
-    return gained > 0
+    if not strictly and gained >= -noise:
+        return True
+    return None if abs(gained) <= 2 * noise else gained > 0
 
 
 def _spread(text: str, row: Mapping[str, Cell]) -> Claim:
