@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
@@ -144,7 +144,7 @@ def eager(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # A subclass may have no memory (torch's fake tensors); autograd's own is_grads_batched is no functorch transform.
-    return all(type(tensor) in _PLAIN and torch._C._has_storage(tensor) for tensor in tensors)
+    return _PLAIN.issuperset(map(type, tensors)) and all(map(torch._C._has_storage, tensors))
 
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
