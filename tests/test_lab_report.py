@@ -91,6 +91,15 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert "missing" not in (folder / "table1.md").read_text()  # of what was never begun, records know nothing
 
 
+def test_what_is_no_part_of_one_table_has_a_folder_of_its_own() -> None:
+    """Another test set, schedule or recipe is another setting; another seed or method is not."""
+    base = dataclasses.replace(BASE, epochs=7, milestones=recipes.milestones(7))
+    assert setting_name(base) == "digits-small-7epochs"
+    assert setting_name(dataclasses.replace(base, seed=1, method="pi", iterations=4)) == setting_name(base)
+    changes = [{"test_images": 100}, {"train_images": 100}, {"milestones": (1,)}, {"eps": 1e-3}, {"batch_size": 64}]
+    assert len({setting_name(dataclasses.replace(base, **change)) for change in [{}, *changes]}) == len(changes) + 1
+
+
 def cells(**errors: list[float]) -> dict[tuple[str, str], Cell]:
     """Two runs a cell; of ``svd_8=[]`` none succeeded."""
     return {

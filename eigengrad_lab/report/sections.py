@@ -90,9 +90,9 @@ def _curves(title: str, panels: dict[str, list[Run]]) -> Section:
 PANELS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
     "preserved_information_pct": (
         "preserved information, %",
-        lambda run: None if run.config.energy is None else 100 * run.config.energy,
+        lambda run: 100 * run.config.energy if run.config.energy and _default_iterations(run) else None,
     ),
-    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if run.config.iterations == 19 else None),
+    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if _default_iterations(run) else None),
     "power_iterations": (
         "power iterations",
         lambda run: run.config.iterations if run.config.rank == RANK else None,
