@@ -35,6 +35,8 @@ class Experiment:
 
     belongs: Callable[[Run], bool]
     show: Callable[[Sequence[Run]], Section]
+    asks: Callable[[Run], bool] = lambda run: run.config.layer is not None
+    """Which of them are reason enough to show it. The baseline is none, and of Figure 3 not Table 2's own point."""
 
 
 def show_table1(runs: Sequence[Run]) -> Section:
@@ -176,6 +178,6 @@ EXPERIMENTS = {
     "figure1": Experiment(_whitens, show_figure1),
     "table2": Experiment(_denoises, show_table2),
     "figure2": Experiment(_denoises, show_figure2),
-    "figure3": Experiment(_sweeps, show_figure3),
+    "figure3": Experiment(_sweeps, show_figure3, asks=lambda run: not _denoises(run)),
 }
 """By the name of the command that makes it."""
