@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigengrad import native_passes
 from eigengrad.function import Function
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
@@ -73,6 +74,9 @@ class _Moments(Function):
 
     @staticmethod
     def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if native_passes.possible(data):
+            mean, scatter = native_passes.moments(data)
+            return mean, scatter / _observations(data), data.view_as(data)
         _, G, d, _ = data.shape
         dtype = working_dtype(data)
         mean, scatter = data.new_zeros(G, d, 1, dtype=dtype), data.new_zeros(G, d, d, dtype=dtype)
@@ -105,6 +109,9 @@ class _Moments(Function):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
+            if native_passes.possible(data, gx):
+                native_passes.affine(data, S, centre, shift, gx, add=True)
+                return gx
             centred = None
             for piece, total in _pieces(data, gx):
                 centred = _centred(piece, centre, centred)
@@ -134,6 +141,9 @@ class _Affine(Function):
     @staticmethod
     def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor) -> Tensor:
         y = _empty_like(data)
+        if native_passes.possible(data, y):
+            native_passes.affine(data, T, mean, offset, y)
+            return y
         centred = None
         for piece, image in _pieces(data, y):
             centred = _centred(piece, mean, centred)
@@ -156,6 +166,9 @@ class _Affine(Function):
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
                 return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset
             gx = _empty_like(g) if needs_gx else g
+            if native_passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
+                gT, g_offset = native_passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
+                return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
             for piece, cotangent, image in _pieces(data, g, gx):
                 wide = cotangent.to(T.dtype)

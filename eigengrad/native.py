@@ -24,6 +24,7 @@ __all__ = [
     "chosen",
     "decompose",
     "eager",
+    "few",
     "instructions",
     "multiplies",
     "possible",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
-_REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -52,10 +53,21 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     pointer, whole, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
     for dtype, suffix in _SUFFIX.items():
         getattr(library, f"eigengrad_eigh_{suffix}").argtypes = (*[pointer] * 3, size, whole, whole)
-        root_types = (whole, pointer, _REAL[dtype], *[pointer] * 3, size, whole, whole)
+        root_types = (whole, pointer, REAL[dtype], *[pointer] * 3, size, whole, whole)
         getattr(library, f"eigengrad_root_{suffix}").argtypes = root_types
         pull_back_types = (whole, pointer, pointer, whole, *[pointer] * 3, size, whole, whole)
         getattr(library, f"eigengrad_pull_back_{suffix}").argtypes = pull_back_types
+        getattr(library, f"eigengrad_moments_{suffix}").argtypes = (pointer, pointer, whole, *[pointer] * 3, whole)
+        affine_types = (pointer, pointer, whole, *[pointer] * 4, whole, whole)
+        getattr(library, f"eigengrad_affine_{suffix}").argtypes = affine_types
+        getattr(library, f"eigengrad_affine_backward_{suffix}").argtypes = (
+            pointer,
+            pointer,
+            whole,
+            *[pointer] * 6,
+            whole,
+        )
+    library.eigengrad_chunks.argtypes, library.eigengrad_chunks.restype = (pointer, size), size
     library.eigengrad_instructions.restype = ctypes.c_char_p
     return library, library.eigengrad_instructions().decode()
 
@@ -112,9 +124,19 @@ def chosen(A: Tensor) -> bool:
     return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
 
 
-def single(A: Tensor) -> bool:
-    """Whether ``A`` is certainly one matrix: ``"auto"`` has a microsecond to find that out, and LAPACK few more."""
-    return not torch.compiler.is_compiling() and A.dim() > 1 and A.numel() == A.shape[-1] ** 2 and eager(A)
+_ENDLESS = float("inf")
+_compiling, _transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+
+_FEWEST = {
+    n: min(next(batch for most, batch in rows if n <= most) for rows in SMALLEST_BATCH.values()) * n * n
+    for n in range(1, 257)
+}
+"""By n, the numbers in a batch that is worth the kernel's while for some dtype and number of threads."""
+
+
+def few(A: Tensor) -> bool:
+    """Whether ``A`` has too few matrices for the kernel, as far as half a microsecond can tell: LAPACK takes a few."""
+    return not _compiling() and A.dim() > 1 and A.numel() < _FEWEST.get(A.shape[-1], _ENDLESS) and not _transforming()
 
 
 def eager(*tensors: Tensor) -> bool:
@@ -129,16 +151,25 @@ def multiplies(V: Tensor, *others: Tensor) -> bool:
     return V.shape[-1] <= MOST_ROWS and eager(V, *others) and chosen(V)
 
 
-@functools.cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def library() -> ctypes.CDLL:
+    """The library itself.
+
+    Raises:
+        RuntimeError: where there is none.
+    """
     if _LIBRARY is None:
         raise RuntimeError(
             f"eigengrad's native kernel: {_DETAIL}; use solver='eigh', or 'auto', which falls back on it"
         )
-    return getattr(_LIBRARY, f"eigengrad_{name}_{_SUFFIX[dtype]}")
+    return _LIBRARY
 
 
-def _run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+@functools.cache
+def _function(name: str, dtype: torch.dtype) -> Any:
+    return getattr(library(), f"eigengrad_{name}_{_SUFFIX[dtype]}")
+
+
+def run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     # ctypes releases the interpreter's lock for the call.
     if _function(name, dtype)(*arguments, torch.get_num_threads()):
         raise MemoryError("eigengrad's native kernel: no memory for its workspace")
@@ -176,7 +207,7 @@ def _decompose(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
     A = A.contiguous()
     L, V = _empty(A)
     if A.numel():
-        _run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), _batch(A), A.shape[-1])
+        run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), _batch(A), A.shape[-1])
     return L, V
 
 
@@ -205,7 +236,7 @@ def root(A: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Ten
     X, (x, V) = torch.empty_like(A), _empty(A)
     if A.numel():
         pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
-        _run("root", A.dtype, int(inverse), A.data_ptr(), floor, *pointers, _batch(A), A.shape[-1])
+        run("root", A.dtype, int(inverse), A.data_ptr(), floor, *pointers, _batch(A), A.shape[-1])
     return X, x, V
 
 
@@ -235,5 +266,5 @@ def pull_back(
     if V.numel():
         inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
         beside = None if diagonal is None else diagonal.data_ptr()
-        _run("pull_back", V.dtype, kinds.index(kind), *inputs, beside, result.data_ptr(), _batch(V), V.shape[-1])
+        run("pull_back", V.dtype, kinds.index(kind), *inputs, beside, result.data_ptr(), _batch(V), V.shape[-1])
     return result

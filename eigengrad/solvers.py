@@ -71,7 +71,7 @@ class Auto:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        if not native.single(A) and UPLO in ("L", "U"):
+        if not native.few(A) and UPLO in ("L", "U"):
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
             eager = native.eager(A)
             if native.chosen(A) if eager else native.possible(A):

@@ -60,7 +60,7 @@ def train_missing(
             images,
             recording(execution, command),
             device,
-            execution.workers or min(len(missing), default_workers(device)),
+            execution.workers or min(len(configs), default_workers(device)),  # of all: it decides about threads
             display.warn,
         )
         for config, outcome in run(work):

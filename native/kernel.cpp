@@ -4,6 +4,7 @@
 #include "kernel.hpp"
 
 #include "gradient.hpp"
+#include "passes.hpp"
 #include "solve.hpp"
 
 #define EIGENGRAD_TEXT(x) #x
@@ -14,7 +15,7 @@ namespace eigengrad::EIGENGRAD_ISA {
 template <class T, int W>
 constexpr Functions<T> functions() {
     using V = Vec<T, W>;
-    return {W, solve<V>, recompose<V>, pull_back<V>};
+    return {W, solve<V>, recompose<V>, pull_back<V>, moments<V>, affine<V>, affine_backward<V>};
 }
 
 #if defined(__AVX512VL__)

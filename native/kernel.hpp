@@ -25,12 +25,36 @@ struct PullBack {
     T* result;
 };
 
+// Some units of one group of channels: `first` to `last` of all, of which each image has `segments`. Inputs and outputs
+// of a pass are laid out alike but for the distance of their images.
+template <class T>
+struct Units {
+    const T* data;  // of the group in image 0
+    long first, last, segments;
+    long columns, segment;     // observations of an image, and of a segment of it (the last one may be shorter)
+    long image, other_image;   // distance of images in the data, and in the other arrays
+    long row;                  // distance of channels
+
+    // Calls what(data, columns, offset in the other arrays) for each unit.
+    template <class What>
+    void each(What what) const {
+        for (long u = first; u < last; ++u) {
+            long b = u / segments, m = u % segments * segment;
+            what(data + b * image + m, int(columns - m < segment ? columns - m : segment), b * other_image + m);
+        }
+    }
+};
+
 template <class T>
 struct Functions {
     int width;  // matrices per vector; eigh takes twice as many at once, the others as many
     void (*eigh)(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
     void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
     void (*pull_back)(const PullBack<T>&, int count, int n, Workspace);
+    void (*moments)(const Units<T>&, int d, T* mean, T* scatter, Workspace);
+    void (*affine)(const Units<T>&, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace);
+    void (*affine_backward)(const Units<T>&, const T* g, int d, const T* matrix, const T* centre, T* gx, T* g_matrix,
+                            T* g_offset, Workspace);
 };
 
 struct Kernel {
