@@ -57,6 +57,10 @@ class Result:
     reason: str | None = None
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.succeeded != (self.test_error_pct is not None and math.isfinite(self.test_error_pct)):
+            raise ValueError(f"a run has an error if it succeeded, and only then, got {self.test_error_pct}")
+
     def __str__(self) -> str:
         if self.succeeded:
             return f"{self.test_error_pct:.2f}% test error"
@@ -87,7 +91,8 @@ class Position:
         return (self.updated - self.started) / done * (self.steps - self.step) if done else math.nan
 
 
-Kept = TypeVar("Kept", Result, Position)
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+Kept = TypeVar("Kept", EpochMetrics, Result, Position)
 
 
 class RunRecord:
@@ -142,10 +147,20 @@ class RunRecord:
         metrics: list[EpochMetrics] = []
         try:
             lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-            metrics.extend(EpochMetrics(**json.loads(line)) for line in lines)
-        except (FileNotFoundError, UnicodeDecodeError, ValueError, TypeError):
+            metrics.extend(_parsed(EpochMetrics, json.loads(line)) for line in lines)
+        except (*NO_FILE, ValueError, TypeError):
             pass
         return metrics
+
+    def damaged(self) -> list[Path]:
+        """Files that are there and not what a run writes, which their readers take for missing or ended early."""
+        result, metrics = self.folder / "result.json", self.folder / "metrics.jsonl"
+        damaged = [result] if result.exists() and self.result() is None else []
+        if metrics.exists() and not (
+            metrics.is_file() and len(self.metrics()) == len(metrics.read_bytes().splitlines())
+        ):
+            damaged.append(metrics)
+        return damaged
 
     def write_metrics(self, metrics: list[EpochMetrics]) -> None:
         """Write all epochs so far, one JSON object a line."""
@@ -170,13 +185,13 @@ class RunRecord:
     def _kept(self, name: str, kind: type[Kept]) -> Kept | None:
         content = read_json(self.folder / name)
         try:
-            return None if content is None else kind(**content)
-        except TypeError:
+            return None if content is None else _parsed(kind, content)
+        except (TypeError, ValueError):
             return None
 
 
 def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """All runs below ``root`` by name, and a sentence about each folder that is none."""
+    """All runs below ``root`` by name, and a sentence about each folder that is none and each file that is damaged."""
     records, strange = [], []
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
         content = read_json(folder / "config.json")
@@ -187,6 +202,7 @@ def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
             if config.identity != folder.name:
                 raise UsageError(f"its config.json is that of {config.identity}")
             records.append(RunRecord(root, config))
+            strange += [f"{path}: not what a run writes" for path in records[-1].damaged()]
         except UsageError as error:
             strange.append(f"{folder}: {error}")
     return records, strange
@@ -207,15 +223,22 @@ def environment() -> dict[str, Any]:
 
 def command_line(arguments: Sequence[str]) -> str:
     """The command of these arguments, for records that others read: of a folder elsewhere, the last name alone."""
-    words = [Path(word).name if len(Path(word).parts) > 1 else word for word in arguments]
-    return shlex.join(["eigengrad", *words])
+    return shlex.join(["eigengrad", *map(_without_place, arguments)])
+
+
+def _without_place(word: str) -> str:
+    """A folder without the folders it lies in, as ``--data=/a/b`` too; ``owner/name`` of a hub is none."""
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    path = Path(value)
+    elsewhere = path.is_absolute() or ".." in path.parts or path.exists()
+    return f"{option}{equals}{path.name or value}" if elsewhere else word
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; ``None`` if there is none, or none that can be read."""
     try:
         content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (*NO_FILE, ValueError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -223,6 +246,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """An object to a file."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _parsed(kind: type[Kept], content: dict[str, Any]) -> Kept:
+    """A dataclass from JSON that anyone may have written; TypeError or ValueError unless each value is of its type."""
+    value = kind(**content)
+    for field in dataclasses.fields(kind):
+        given = getattr(value, field.name)
+        whole = type(given) is int and isinstance(0.0, field.type)  # type: ignore[arg-type]  # 2 is as good as 2.0
+        if not (whole or isinstance(given, field.type)):  # type: ignore[arg-type]
+            raise TypeError(f"{field.name} must be of type {field.type}, got {given!r}")
+    return value
 
 
 def _try_lock(file: int, *, shared: bool = False) -> bool:

@@ -98,7 +98,7 @@ def test_reproduce_table1(tmp_path: Path) -> None:
     assert "zca-ours-d64-seed0-" in first.stdout
     assert "success rate" in first.stdout
     assert len(list((tmp_path / "trainings").iterdir())) == 5
-    folder = tmp_path / "reports" / "digits-small-2epochs-130images"
+    folder = tmp_path / "reports" / "digits-small-2epochs-130images-100tested"
     page = (folder / "report.html").read_text()
     assert "eigengrad reproduce table1 --output" in page
     assert str(tmp_path.parent) not in page
@@ -119,13 +119,13 @@ def test_reproduce(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "figure3": ["--energies", "0.9", "--ranks", "--iterations"],
     }
     here(capsys, "reproduce", name, "--output", str(tmp_path), "--seeds", "1", *TINY, *few[name])
-    folder = tmp_path / "reports" / "digits-small-2epochs-130images"
+    folder = tmp_path / "reports" / "digits-small-2epochs-130images-100tested"
     made = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {f"{name}.md", f"{name}.csv", "report.html"} <= set(made)
     for path in folder.iterdir():
         path.unlink()
     shown = here(capsys, "report", "--output", str(tmp_path))
-    assert "digits (130 training images)" in shown
+    assert "digits (130 training images, 100 test images)" in shown
     again = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert again[f"{name}.csv"] == made[f"{name}.csv"]
     assert again[f"{name}.md"] == made[f"{name}.md"]

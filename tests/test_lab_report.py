@@ -2,17 +2,19 @@
 
 import csv
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from eigengrad_lab import paper, recipes
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.records import EpochMetrics, Result, RunRecord
-from eigengrad_lab.report import claims, grid, rebuild, sections, write_analysis, write_report
+from eigengrad_lab.report import analysis, claims, grid, rebuild, sections, write_analysis, write_report
 from eigengrad_lab.report.grid import Cell
 from eigengrad_lab.report.runs import Run, setting_name
 
@@ -91,6 +93,28 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert "missing" not in (folder / "table1.md").read_text()  # of what was never begun, records know nothing
 
 
+def test_what_is_no_part_of_one_table_has_a_folder_of_its_own() -> None:
+    """Another test set, schedule or recipe is another setting; another seed or method is not."""
+    base = dataclasses.replace(BASE, epochs=7, milestones=recipes.milestones(7))
+    assert setting_name(base) == "digits-small-7epochs"
+    assert setting_name(dataclasses.replace(base, seed=1, method="pi", iterations=4)) == setting_name(base)
+    changes = [{"test_images": 100}, {"train_images": 100}, {"milestones": (1,)}, {"eps": 1e-3}, {"batch_size": 64}]
+    assert len({setting_name(dataclasses.replace(base, **change)) for change in [{}, *changes]}) == len(changes) + 1
+
+
+def test_figure3_takes_more_than_table2s_point(tmp_path: Path) -> None:
+    denoising = dataclasses.replace(BASE, layer="pca", group_size=None, rank=16)
+    record(tmp_path / "trainings", denoising, GOOD)
+    list(rebuild(tmp_path))
+    folder = tmp_path / "reports" / setting_name(BASE)
+    assert (folder / "table2.md").exists()
+    assert not (folder / "figure3.md").exists()
+    record(tmp_path / "trainings", dataclasses.replace(denoising, iterations=4), GOOD)
+    list(rebuild(tmp_path))
+    rows = list(csv.DictReader((folder / "figure3.csv").read_text().splitlines()))
+    assert [row["setting"] for row in rows if row["panel"] == "power_iterations"] == ["4", "19"]
+
+
 def cells(**errors: list[float]) -> dict[tuple[str, str], Cell]:
     """Two runs a cell; of ``svd_8=[]`` none succeeded."""
     return {
@@ -142,6 +166,17 @@ def test_claims_of_curves() -> None:
         (claim,) = claims.of_curves(panels)
         assert claim.verdict == verdict
     assert "PI +50%, ours -50%" in claims.of_curves({"d = 8": panel(jumps, smooth)})[0].evidence
+
+
+def test_a_picture_is_small_and_keeps_the_colours_of_its_lines() -> None:
+    picture = analysis.show().figure
+    assert picture is not None
+    assert len(picture) < 100_000
+    with Image.open(io.BytesIO(picture)) as image:
+        seen = [colour for _, colour in image.convert("RGB").getcolors(1 << 24)]
+    for name, (_, colour) in analysis.RULES.items():
+        wanted = bytes.fromhex(colour.removeprefix("#"))
+        assert min(max(abs(a - b) for a, b in zip(wanted, other, strict=True)) for other in seen) <= 4, name
 
 
 def test_sweeps() -> None:

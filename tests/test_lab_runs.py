@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ def test_a_failed_decomposition_is_a_result(
 
 
 def test_damaged_records_are_named(digits: data.ImageData, tmp_path: Path) -> None:
-    """Truncated files give no traceback: the folder is passed over, or what is left of it is read."""
+    """Truncated files give no traceback: they are named, and what is left of them is read."""
     train(SHORT, digits, Recording(tmp_path))
     record = RunRecord(tmp_path, SHORT)
     (record.folder / "metrics.jsonl").write_text((record.folder / "metrics.jsonl").read_text()[:-30])
@@ -151,9 +152,35 @@ def test_damaged_records_are_named(digits: data.ImageData, tmp_path: Path) -> No
     (other / "config.json").write_text(json.dumps(SHORT.to_dict()))
     found, strange = recorded_runs(tmp_path)
     assert [found_record.config for found_record in found] == [SHORT]
-    assert len(strange) == 2
+    assert len(strange) == 4
     assert "notes: no readable config.json" in strange[0]
-    assert f"its config.json is that of {SHORT.identity}" in strange[1]
+    assert strange[1:3] == [
+        f"{record.folder / name}: not what a run writes" for name in ("result.json", "metrics.jsonl")
+    ]
+    assert f"its config.json is that of {SHORT.identity}" in strange[3]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"succeeded": True, "test_error_pct": "2.5"},
+        {"succeeded": True, "test_error_pct": None},
+        {"succeeded": True, "test_error_pct": math.nan},
+        {"succeeded": True, "test_error_pct": 2.5, "seconds": None},
+        {"succeeded": False, "test_error_pct": 2.5},
+        {"succeeded": True, "test_error_pct": 2.5, "colour": "red"},
+        [True, 2.5],
+    ],
+)
+def test_a_result_of_another_kind_is_none(content: object, tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, SHORT)
+    record.open()
+    (record.folder / "result.json").write_text(json.dumps(content))
+    assert record.result() is None
+    assert record.damaged() == [record.folder / "result.json"]
+    (record.folder / "result.json").write_text('{"succeeded": true, "test_error_pct": 2}')
+    assert record.result() == Result(True, 2)
+    assert record.damaged() == []
 
 
 def test_result_as_a_sentence() -> None:
@@ -163,6 +190,9 @@ def test_result_as_a_sentence() -> None:
 def test_commands_in_records_name_no_folder_of_this_machine() -> None:
     words = ["reproduce", "table1", "--data", "/home/me/cifar10", "--output", "../elsewhere/runs", "--seeds", "2"]
     assert command_line(words) == "eigengrad reproduce table1 --data cifar10 --output runs --seeds 2"
+    words = ["train", "--data=/home/me/cifar10", "--output", "."]
+    assert command_line(words) == "eigengrad train --data=cifar10 --output ."
+    assert command_line(["train", "--data", "uoft-cs/cifar10"]) == "eigengrad train --data uoft-cs/cifar10"
 
 
 def test_writing_is_all_or_nothing(tmp_path: Path) -> None:

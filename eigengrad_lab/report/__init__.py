@@ -55,10 +55,13 @@ def write_analysis(output: Path, command: str) -> RenderableType:
 
 
 def _by_experiment(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs of each table and figure that has any to show but the baseline's."""
+    """The runs of each table and figure that some run was made for."""
     runs = list(runs)
-    chosen = {name: [run for run in runs if experiment.belongs(run)] for name, experiment in EXPERIMENTS.items()}
-    return {name: mine for name, mine in chosen.items() if any(run.config.layer is not None for run in mine)}
+    return {
+        name: [run for run in runs if experiment.belongs(run)]
+        for name, experiment in EXPERIMENTS.items()
+        if any(experiment.belongs(run) and experiment.asks(run) for run in runs)
+    }
 
 
 def _write_setting(folder: Path, experiments: dict[str, list[Run]]) -> dict[str, RenderableType]:

@@ -116,7 +116,8 @@ def _share() -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def _surface(axes: Axes) -> None:
     ratio, k = np.meshgrid(np.linspace(0, 1, 60) ** 0.2, np.linspace(1, 600, 60).round())  # finer near 1
-    axes.plot_surface(ratio, k, _share()(ratio, k), cmap="viridis", linewidth=0)  # type: ignore[attr-defined]
+    share = _share()(ratio, k)
+    axes.plot_surface(ratio, k, share, cmap="viridis", linewidth=0, rcount=60, ccount=60)  # type: ignore[attr-defined]
     axes.set(xlabel="$l_i / l_1$", ylabel="k", title="share left out, $(l_i / l_1)^k$")
     axes.view_init(25, -125)  # type: ignore[attr-defined]
 

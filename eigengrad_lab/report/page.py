@@ -25,7 +25,7 @@ def render(title: str, text: str, sections: Sequence[Section], runs: Sequence[Ru
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("eigengrad_lab.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("report.html.jinja")
-    figures = [None if s.figure is None else base64.b64encode(s.figure).decode() for s in sections]
+    figures = [None if s.figure is None else _picture(s.figure) for s in sections]
     return template.render(
         title=title,
         text=text,
@@ -60,6 +60,12 @@ def machine(runs: Sequence[Run]) -> list[str]:
         if run.environment
     )
     return [text for text, _ in seen.most_common()]
+
+
+def _picture(png: bytes) -> dict[str, object]:
+    """For an ``img``: what it shows, and its size, which stands in the first bytes."""
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    return {"data": base64.b64encode(png).decode(), "width": width, "height": height}
 
 
 def _recipe(runs: Sequence[Run]) -> dict[str, object]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eigengrad_lab.config import RunConfig
+from eigengrad_lab.recipes import milestones
 from eigengrad_lab.records import EpochMetrics, Result, RunRecord, read_json, recorded_runs
 
 __all__ = ["METHODS", "Run", "by_setting", "describe", "read_runs", "setting_name"]
@@ -33,7 +34,8 @@ class Run:
     config: RunConfig
     result: Result | None
     metrics: list[EpochMetrics]
-    environment: dict[str, object]
+    environment: dict[str, str | int | float]
+    """What is known of it, for figures to be quoted with."""
 
     @property
     def succeeded(self) -> bool:
@@ -46,7 +48,8 @@ def read_runs(configs: Iterable[RunConfig], root: Path) -> list[Run]:
     runs = []
     for config in configs:
         record = RunRecord(root, config)
-        environment = read_json(record.folder / "environment.json") or {}
+        found = read_json(record.folder / "environment.json") or {}
+        environment = {name: value for name, value in found.items() if isinstance(value, str | int | float)}
         runs.append(Run(config, record.result(), record.metrics(), environment))
     return runs
 
@@ -61,12 +64,15 @@ def by_setting(root: Path) -> tuple[dict[str, list[RunConfig]], list[str]]:
 
 
 def setting_name(config: RunConfig) -> str:
-    """Of a folder for reports: data, network, epochs; with a hash where anything else is not the recipe's."""
+    """Of a folder for reports: data and how much of it, network, epochs; with a hash where all else is no recipe's."""
     words = [config.data.replace("/", "-"), config.model, f"{config.epochs}epochs"]
     if config.train_images is not None:
         words.append(f"{config.train_images}images")
+    if config.test_images is not None:
+        words.append(f"{config.test_images}tested")
     defaults = {field.name: field.default for field in dataclasses.fields(RunConfig)}
-    named = {*VARIED, "data", "model", "epochs", "train_images", "test_images", "milestones"}
+    defaults["milestones"] = list(milestones(config.epochs))
+    named = {*VARIED, "data", "model", "epochs", "train_images", "test_images"}
     others = {name: value for name, value in config.to_dict().items() if name not in named and value != defaults[name]}
     if others:
         words.append(hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:6])
@@ -76,6 +82,8 @@ def setting_name(config: RunConfig) -> str:
 def describe(configs: Sequence[RunConfig]) -> str:
     """What was trained, in one phrase."""
     config = configs[0]
-    images = f" ({config.train_images} training images)" if config.train_images else ""
+    counts = {"training": config.train_images, "test": config.test_images}
+    given = ", ".join(f"{count} {kind} images" for kind, count in counts.items() if count)
+    images = f" ({given})" if given else ""
     seeds = len({other.seed for other in configs})
     return f"{config.data}{images}, {config.model} network, {config.epochs} epochs, seeds: {seeds}"

@@ -35,6 +35,8 @@ class Experiment:
 
     belongs: Callable[[Run], bool]
     show: Callable[[Sequence[Run]], Section]
+    asks: Callable[[Run], bool] = lambda run: run.config.layer is not None
+    """Which of them are reason enough to show it. The baseline is none, and of Figure 3 not Table 2's own point."""
 
 
 def show_table1(runs: Sequence[Run]) -> Section:
@@ -90,9 +92,9 @@ def _curves(title: str, panels: dict[str, list[Run]]) -> Section:
 PANELS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
     "preserved_information_pct": (
         "preserved information, %",
-        lambda run: None if run.config.energy is None else 100 * run.config.energy,
+        lambda run: 100 * run.config.energy if run.config.energy and _default_iterations(run) else None,
     ),
-    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if run.config.iterations == 19 else None),
+    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if _default_iterations(run) else None),
     "power_iterations": (
         "power iterations",
         lambda run: run.config.iterations if run.config.rank == RANK else None,
@@ -176,6 +178,6 @@ EXPERIMENTS = {
     "figure1": Experiment(_whitens, show_figure1),
     "table2": Experiment(_denoises, show_table2),
     "figure2": Experiment(_denoises, show_figure2),
-    "figure3": Experiment(_sweeps, show_figure3),
+    "figure3": Experiment(_sweeps, show_figure3, asks=lambda run: not _denoises(run)),
 }
 """By the name of the command that makes it."""
