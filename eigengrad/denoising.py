@@ -115,8 +115,8 @@ def denoise(
     everything = slice(0, channels)
     with full_precision(x.device):
         data = arrange(x, channels)
-        mean, covariance, valid, route = batch_moments(data, everything, process_group, errors)
-        P = _projection(covariance, eps, rank, energy, gradient, solver)
+        mean, covariance, valid, route, check = batch_moments(data, everything, process_group, errors)
+        P = check.settle(_projection(covariance, eps, rank, energy, gradient, solver))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))

@@ -128,8 +128,8 @@ def columns_of(n: int, k: int | slice) -> slice:
     if isinstance(k, slice):
         if k.step not in (None, 1):
             raise ValueError(f"k must be a slice without a step, got {k}")
-        start, stop, _ = k.indices(n)
-        return slice(start, max(start, stop))
+        kept = range(n)[k]  # not k.indices(n), which Dynamo of torch 2.11 cannot trace
+        return slice(kept.start, max(kept.start, kept.stop))
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int or a slice, got {k!r} of type {type(k).__name__}")
     if not 0 <= k <= n:

@@ -12,7 +12,7 @@ from torch._C import _functorch as functorch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-__all__ = ["Function", "hermitian_part", "in_full_precision"]
+__all__ = ["Function", "has_autocast", "hermitian_part", "in_full_precision"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,13 +85,24 @@ def _primal(tensor: Tensor) -> Tensor:
     return forward_ad.unpack_dual(tensor).primal
 
 
+_AUTOCAST = tuple(
+    device for device in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(device)
+)
+"""Asked at import, for compilers: Dynamo of torch 2.11 cannot trace the question."""
+
+
+def has_autocast(device: str) -> bool:
+    """Whether devices of this type know autocast."""
+    return device in _AUTOCAST or (not torch.compiler.is_compiling() and torch.amp.is_autocast_available(device))
+
+
 def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` without autocast, its half precision arguments in float32: as autocast treats ``torch.linalg``."""
 
     @functools.wraps(function)
     def wide(*arguments: P.args, **options: P.kwargs) -> T:
         devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
-        if not devices or not torch.amp.is_autocast_available(devices[0]) or not torch.is_autocast_enabled(devices[0]):
+        if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
             return function(*arguments, **options)
         with torch.autocast(devices[0], enabled=False):
             return function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})

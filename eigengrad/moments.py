@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native_passes
-from eigengrad.function import Function
+from eigengrad.function import Function, has_autocast
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
 
@@ -65,8 +65,7 @@ def working_dtype(data: Tensor) -> torch.dtype:
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """No autocast, on devices that know it."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else contextlib.nullcontext()
 
 
 class _Moments(Function):

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
@@ -124,7 +125,6 @@ def chosen(A: Tensor) -> bool:
     return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
 
 
-_ENDLESS = float("inf")
 _compiling, _transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
 
 _FEWEST = {
@@ -136,14 +136,15 @@ _FEWEST = {
 
 def few(A: Tensor) -> bool:
     """Whether ``A`` has too few matrices for the kernel, as far as half a microsecond can tell: LAPACK takes a few."""
-    return not _compiling() and A.dim() > 1 and A.numel() < _FEWEST.get(A.shape[-1], _ENDLESS) and not _transforming()
+    return not _compiling() and A.dim() > 1 and A.numel() < _FEWEST.get(A.shape[-1], 0) and not _transforming()
 
 
 def eager(*tensors: Tensor) -> bool:
     """Whether tensors are what they seem: no compiler tracing, no transform hiding a batch dimension."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return all(map(torch._C._has_storage, tensors))  # autograd's own is_grads_batched is no functorch transform
+    # A subclass may have no memory (torch's fake tensors); autograd's own is_grads_batched is no functorch transform.
+    return _PLAIN.issuperset(map(type, tensors)) and all(map(torch._C._has_storage, tensors))
 
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:

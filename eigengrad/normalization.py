@@ -4,15 +4,15 @@ A layer of either kind is one affine map for each group of channels, ``T (x - me
 in training, from running estimates in evaluation.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad.channel_groups import arrange, arrange_back, parts, together
-from eigengrad.function import Function
+from eigengrad.finiteness import FiniteCheck
 from eigengrad.moments import affine, full_precision, moments
 from eigengrad.processes import joined
 
@@ -21,7 +21,6 @@ __all__ = [
     "Moments",
     "RunningEstimates",
     "batch_moments",
-    "check_finite",
     "check_group_size",
     "check_input",
     "check_settings",
@@ -42,6 +41,8 @@ class Moments(NamedTuple):
     """Which groups may enter the running estimates, ``(G, 1, 1)`` or one for all; ``None`` if every one may."""
     route: Tensor
     """Of :func:`eigengrad.moments.moments`."""
+    check: FiniteCheck
+    """To be settled after the decomposition."""
 
 
 class AffineMap(NamedTuple):
@@ -64,6 +65,7 @@ def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None
         first = block.start + group * d
         return f"channels {first} to {first + d - 1}"
 
+    check = FiniteCheck(describe)
     mean, covariance, route = moments(data)
     observations, enough = data.shape[0] * data.shape[3], None
     if process_group is not None:
@@ -72,12 +74,12 @@ def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None
     elif observations < 2:
         enough = torch.zeros(1, dtype=torch.bool, device=data.device)
     if errors == "raise":
-        return Moments(mean, check_finite(covariance, describe), enough, route)
+        return Moments(mean, check.ask(covariance), enough, route, check)
     valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     if enough is not None:
         valid = valid & enough
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    return Moments(torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity), valid, route)
+    return Moments(torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity), valid, route, check)
 
 
 def scaled(matrix: Tensor, block: slice, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -169,46 +171,3 @@ def check_group_size(group_size: int | None, channels: int) -> int:
     if group_size is not None and not 1 <= group_size <= channels:
         raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
     return channels if group_size is None else group_size
-
-
-def check_finite(covariance: Tensor, describe: Callable[[int], str]) -> Tensor:
-    """The covariances ``(B, d, d)``, once they are finite. (LAPACK takes infinity, and small matrices of NaN, unmoved.)
-
-    The host waits for the answer, as torch's decompositions make it do. A compiled graph cannot ask.
-    """
-    compiling = torch.compiler.is_compiling() or covariance.is_meta
-    return covariance if compiling else _Finite.call(covariance, describe, covariance.shape[0])
-
-
-class _Finite(Function):
-    """The identity. A function, since that is where a tensor is itself even under ``torch.func``."""
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(covariance: Tensor, describe: Callable[[int], str], matrices: int) -> Tensor:
-        finite = covariance.isfinite().flatten(1).all(dim=1)
-        if not finite.all():
-            bad = sorted({index % matrices for index in finite.logical_not().nonzero().flatten().tolist()})
-            raise torch.linalg.LinAlgError(
-                f"the covariance of {', '.join(describe(index) for index in bad)} is not finite. Look for NaN, "
-                "infinity or overflow in the layer's input, or pass errors='skip' to leave such a part of it unchanged"
-            )
-        return covariance.view_as(covariance)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        return g, None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return tangent.view_as(tangent)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], covariance: Tensor, *others: Any) -> tuple[Tensor, int]:
-        checked = _Finite.call(covariance.movedim(in_dims[0], 0).flatten(0, 1), *others)
-        return checked.unflatten(0, (info.batch_size, -1)), 0

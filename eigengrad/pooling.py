@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.finiteness import FiniteCheck
 from eigengrad.matrix_functions import logm, powm, sqrtm
 from eigengrad.moments import full_precision, working_dtype
-from eigengrad.normalization import check_finite, check_settings
+from eigengrad.normalization import check_settings
 
 ROUNDING = 16
 """Units in the last place of the largest eigenvalue by which a zero one may be negative (6 in 300 float32 trials)."""
@@ -76,12 +77,12 @@ def pool_covariance(
             valid = finite & covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
             covariance = torch.where(valid, covariance, identity)
         else:
-            covariance = check_finite(covariance, lambda sample: f"sample {sample}")
+            check = FiniteCheck(lambda sample: f"sample {sample}")
+            covariance = check.ask(covariance)
         largest = covariance.detach().abs().sum(dim=-1).amax(dim=-1)  # at least the largest eigenvalue
         rounding = ROUNDING * torch.finfo(data.dtype).eps * largest
         F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
-        if errors == "skip":
-            F = torch.where(valid, F, 0.0)
+        F = torch.where(valid, F, 0.0) if errors == "skip" else check.settle(F)
         row, column = torch.triu_indices(channels, channels, device=x.device)
         weight = torch.where(row == column, 1.0, 2.0**0.5).to(F.dtype)
         return (F[..., row, column] * weight).to(x.dtype)

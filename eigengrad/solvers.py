@@ -5,6 +5,7 @@ and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes an objec
 name: ``"auto"``, ``"eigh"``, ``"native"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -29,13 +30,35 @@ class Solver(Protocol):
 
 @dataclass(frozen=True)
 class Eigh:
-    """``torch.linalg.eigh``: LAPACK's divide and conquer on CPU, cuSOLVER on CUDA. Bit-identical to torch."""
+    """``torch.linalg.eigh``: LAPACK's divide and conquer on CPU, cuSOLVER on CUDA. Bit-identical to torch.
+
+    On CUDA, torch 2.12 and later give cuSOLVER the whole batch at once (``XsyevBatched``), which fails above about
+    65,000 matrices; there, batches go in pieces of :data:`PIECE`, but not inside of ``vmap`` or ``torch.compile``.
+    Earlier ones decompose matrices of more than 32 rows one by one (pytorch#175585): update torch if you have many.
+    """
 
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        if _limited(A) and math.prod(A.shape[:-2]) > PIECE:
+            return _piecewise(A, UPLO)
         L, V = torch.linalg.eigh(A, UPLO)
         return L, V
+
+
+PIECE = 32_768
+"""Matrices in one call of cuSOLVER: half of what it takes, since its workspace grows with them."""
+
+
+def _limited(A: Tensor) -> bool:
+    return A.is_cuda and torch.torch_version.__version__ >= "2.12" and native.eager(A)
+
+
+def _piecewise(A: Tensor, UPLO: str) -> tuple[Tensor, Tensor]:
+    pieces = [torch.linalg.eigh(piece, UPLO) for piece in A.flatten(0, -3).split(PIECE)]
+    L = torch.cat([values for values, _ in pieces])
+    V = torch.cat([vectors.mT for _, vectors in pieces]).mT  # eigenvectors stay contiguous each
+    return L.unflatten(0, A.shape[:-2]), V.unflatten(0, A.shape[:-2])
 
 
 @dataclass(frozen=True)
@@ -71,13 +94,15 @@ class Auto:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        if not native.few(A) and UPLO in ("L", "U"):
+        if native.few(A):
+            L, V = torch.linalg.eigh(A, UPLO)
+            return L, V
+        if UPLO in ("L", "U"):
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
             eager = native.eager(A)
             if native.chosen(A) if eager else native.possible(A):
                 return native.decompose(A if UPLO == "L" else A.mT, always=eager)
-        L, V = torch.linalg.eigh(A, UPLO)
-        return L, V
+        return Eigh()(A, UPLO)
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,10 @@ def whiten(
         errors: what becomes of a group whose covariance is not finite, by NaN, infinity or overflow, and of a batch
             with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
             unwhitened batches is worse. ``"skip"`` multiplies the group by the identity, then by scale and offset,
-            leaves its running estimates untouched, and never waits for the device. No group spoils another. (A compiled
-            graph cannot ask; with ``"raise"``, it stops where the solver does.)
+            leaves its running estimates untouched. No group spoils another. Neither waits for a CUDA device beyond
+            what the solver does: with ``"raise"``, the answer is read after the decomposition, whose own check has
+            waited. (A compiled graph cannot ask; with ``"raise"``, it stops where the solver does. The power iteration
+            solver never waits, and on CUDA gives NaN.)
 
     Returns:
         The whitened data, of the shape, dtype and memory format of ``x``.
@@ -119,8 +121,8 @@ def whiten(
     with full_precision(x.device):
         for part, block, size in parts(x, d):
             data = arrange(part, size)
-            mean, covariance, valid, route = batch_moments(data, block, process_group, errors)
-            W = _inverse_root(covariance, eps, gradient, solver)
+            mean, covariance, valid, route, check = batch_moments(data, block, process_group, errors)
+            W = check.settle(_inverse_root(covariance, eps, gradient, solver))
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
             estimates.record(valid, block, (running_mean, mean), (running_whitening, W))

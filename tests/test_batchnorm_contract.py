@@ -12,6 +12,7 @@ Different, and why:
 """
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Callable
@@ -29,6 +30,8 @@ Make = Callable[..., nn.Module]
 
 
 def batch_norm(dimensions: int = 4, **options: object) -> nn.Module:
+    if "bias" in options and "bias" not in inspect.signature(nn.BatchNorm2d).parameters:
+        pytest.skip(f"BatchNorm has no argument bias in torch {torch.__version__}")
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[dimensions]
     return kind(C, **{"eps": 1e-4} | options)  # type: ignore[arg-type]
 
@@ -369,8 +372,9 @@ def test_factory_arguments_and_conversion(make: Make) -> None:
 @every_layer
 def test_repr(make: Make) -> None:
     shown = repr(make(momentum=None, affine=False, track_running_stats=False))
-    for text in (f"({C}, eps=0.0001, momentum=None, affine=False, ", "bias=False, ", "track_running_stats=False"):
+    for text in (f"({C}, eps=0.0001, momentum=None, affine=False, ", "track_running_stats=False"):
         assert text in shown
+    assert make is batch_norm or "bias=False, " in shown  # torch 2.11 does not show it
 
 
 @every_layer

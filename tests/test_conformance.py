@@ -51,7 +51,7 @@ def points(A: Tensor) -> tuple[Tensor, Tensor]:
 CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "eigh": [
         lambda A: of_eigenvectors(eg.eigh(A, solver="eigh")),
-        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh", B=A @ A + torch.eye(3, dtype=A.dtype))),
+        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh", B=A @ A + torch.eye(3, dtype=A.dtype, device=A.device))),
     ],
     "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2, solver="eigh"))],
     "projector": [
@@ -113,7 +113,8 @@ def batch(dtype: torch.dtype) -> Tensor:
 def loss_of(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def loss(A: Tensor) -> Tensor:
         result = call(symmetrised(A))
-        weights = torch.linspace(-1, 2, result[0].numel() if result.dim() else 1, dtype=result.dtype)
+        count = result[0].numel() if result.dim() else 1
+        weights = torch.linspace(-1, 2, count, dtype=result.dtype, device=result.device)
         return (weights.reshape(result.shape[1:]) * result).real.sum()
 
     return loss

@@ -189,3 +189,34 @@ def test_unrolled_is_finite_where_unconverged() -> None:
     (gradient,) = torch.autograd.grad((L + V.square().sum(-2) + V[0].pow(3)).sum(), A)
     assert gradient.isfinite().all()
     assert gradient.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7,), (2, 5), (3, 1, 4), (2, 3)])
+def test_pieces_for_cusolver(
+    shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """What large batches on CUDA go through, tried on a CPU: the same values, shapes and strides as in one piece."""
+    A = torch.randn(*shape, 3, 3, dtype=dtype, generator=generator)
+    sizes = []
+
+    def recording(A: Tensor, UPLO: str) -> tuple[Tensor, Tensor]:
+        sizes.append(len(A))
+        return whole(A, UPLO)
+
+    for UPLO in ("L", "U"):
+        expected = torch.linalg.eigh(A, UPLO)
+        with monkeypatch.context() as patched:
+            whole = torch.linalg.eigh
+            patched.setattr(torch.linalg, "eigh", recording)
+            patched.setattr(solvers, "_limited", lambda A: True)
+            patched.setattr(solvers, "PIECE", 3)
+            L, V = solvers.Eigh()(A, UPLO)
+        torch.testing.assert_close((L, V), tuple(expected))  # LAPACK's last bits depend on where a matrix lies
+        assert V.stride()[-2:] == expected.eigenvectors.stride()[-2:]
+    batch = A[..., 0, 0].numel()
+    assert sizes == [min(3, batch - start) for start in range(0, batch, 3)] * 2
+
+
+def test_pieces_are_for_cuda_alone() -> None:
+    assert not solvers._limited(torch.empty(1, 3, 3))

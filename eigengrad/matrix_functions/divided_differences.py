@@ -9,6 +9,9 @@ Where arguments meet they are derivatives, ``f[x, x] = f'(x)`` and ``f[x, x, x] 
 lose digits. Each function below therefore states ``first`` in a form that subtracts nothing but the arguments, which is
 exact where they are close, and has ``second`` by its Taylor series where three arguments are close.
 
+Each is equal to itself alone (``eq=False``): before a call, Dynamo of torch 2.11 asks for the hash of an object whose
+fields it has not set yet.
+
 Source: Higham, *Functions of Matrices*, 2008, appendix B.16; Daleckii and Krein, 1951.
 """
 
@@ -42,7 +45,7 @@ class ScalarFunction(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exponential:
     """``exp(x)``; ``f[x, y] = exp(high) (1 - exp(-d))/d``, d being the distance."""
 
@@ -60,7 +63,7 @@ class Exponential:
         return torch.where(high - low < RADIUS, series, _quotient(self.first, low, middle, high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Logarithm:
     """``log(x)``; ``f[x, y] = log1p(d/low)/d``, d being the distance."""
 
@@ -78,7 +81,7 @@ class Logarithm:
         return torch.where(high - low < RADIUS * middle, series, _quotient(self.first, low, middle, high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Power:
     """``x ** p`` for positive x; ``f[x, y] = low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``, d the distance.
 
@@ -107,7 +110,7 @@ class Power:
         return torch.where(high - low < RADIUS * middle, series, _quotient(self.first, low, middle, high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Custom:
     """A user's function and its first divided difference; the second is by autograd where the quotient cancels.
 

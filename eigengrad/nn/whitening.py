@@ -106,8 +106,8 @@ class ZCAWhitening(Normalization):
         super().reset_running_stats()
         if self.running_whitening is not None:
             channels, d = self.running_whitening.shape
-            channel = torch.arange(channels, device=self.running_whitening.device)
-            self.running_whitening[channel, channel % d] = 1.0
+            row, column = (torch.arange(size, device=self.running_whitening.device) for size in (channels, d))
+            self.running_whitening.copy_(row.unsqueeze(-1) % d == column)
 
     def forward(self, x: Tensor) -> Tensor:
         """Whiten ``x (N, C)`` or ``(N, C, *)``."""

@@ -1,0 +1,130 @@
+"""Whether covariances are finite, without making the host wait for a device more often than it does anyway.
+
+On a CPU the answer is there at once. On CUDA, to ask ``bool(tensor)`` stops the host until the device has done all that
+was queued. So there the answer travels to the host on its own, through page-locked memory, while the decomposition runs
+on covariances whose bad members have been replaced by the identity; and it is read afterwards, when the decomposition
+has waited for the device already, as torch's do to look at their error codes. A solver that never waits (power
+iteration) may leave the answer on its way. Then nothing is raised, and the result is NaN where a covariance was not
+finite.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from eigengrad.function import Function
+
+__all__ = ["FiniteCheck"]
+
+
+class FiniteCheck:
+    """One question: :meth:`ask` before the decomposition, :meth:`settle` after it.
+
+    A compiled graph cannot ask, nor can tensors without values.
+
+    Args:
+        describe: what the covariance of a given index is of, for the error message.
+    """
+
+    def __init__(self, describe: Callable[[int], str]) -> None:
+        self._describe = describe
+        self._finite: Tensor | None = None
+        self._answer: _Answer | None = None
+
+    def ask(self, covariance: Tensor) -> Tensor:
+        """What to decompose in place of ``covariance (B, d, d)``: itself, or on CUDA its finite members.
+
+        LAPACK takes infinity, and small matrices of NaN, unmoved, so it cannot be relied upon to ask.
+
+        Raises:
+            torch.linalg.LinAlgError: if one is not finite, where that is known at once.
+        """
+        if torch.compiler.is_compiling() or covariance.is_meta:
+            return covariance
+        covariance, finite = _Asked.call(covariance, self, covariance.shape[0])
+        if self._answer is None:
+            return covariance
+        self._finite = finite[..., None, None]
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        return torch.where(self._finite, covariance, identity)
+
+    def settle(self, result: Tensor) -> Tensor:
+        """``result (B, d, d)`` of the decomposition, once the answer is read.
+
+        Raises:
+            torch.linalg.LinAlgError: if a covariance is not finite.
+        """
+        if self._answer is None or self._finite is None:
+            return result
+        finite = self._answer.read()
+        if finite is None:
+            return torch.where(self._finite, result, torch.nan)
+        self.judge(finite, result.shape[0])
+        return result
+
+    def send(self, finite: Tensor, matrices: int) -> None:
+        """Learn which are finite ``(B,)``, of which each ``matrices`` are one vmapped sample's: now, or later."""
+        if isinstance(finite, FakeTensor):
+            return
+        if _in_background(finite):
+            self._answer = _Answer(finite)
+        else:
+            self.judge(finite, matrices)
+
+    def judge(self, finite: Tensor, matrices: int) -> None:
+        """Raise if not all are finite. Reads ``finite`` on the host."""
+        if not finite.all():
+            bad = sorted({index % matrices for index in finite.logical_not().nonzero().flatten().tolist()})
+            raise torch.linalg.LinAlgError(
+                f"the covariance of {', '.join(map(self._describe, bad))} is not finite. Look for NaN, infinity or "
+                "overflow in the layer's input, or pass errors='skip' to leave such a part of it unchanged"
+            )
+
+
+def _in_background(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+class _Answer:
+    """A tensor on its way from a CUDA device to the host, in the order of the device's current stream."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        self._arrival = torch.cuda.Event()
+        self._arrival.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> Tensor | None:
+        """The tensor, on the host; or None as long as it has not arrived."""
+        return self._here if self._arrival.query() else None
+
+
+class _Asked(Function):
+    """The identity, and which are finite. A function, since there a tensor is itself even under ``torch.func``."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(covariance: Tensor, check: FiniteCheck, matrices: int) -> tuple[Tensor, Tensor]:
+        finite = covariance.isfinite().flatten(1).all(dim=1)
+        check.send(finite, matrices)
+        return covariance.view_as(covariance), finite
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, _: None) -> tuple[Tensor, None, None]:
+        return g, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]:
+        return tangent.view_as(tangent), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], covariance: Tensor, *others: Any) -> Any:
+        results = _Asked.call(covariance.movedim(in_dims[0], 0).flatten(0, 1), *others)
+        return tuple(result.unflatten(0, (info.batch_size, -1)) for result in results), (0, 0)
