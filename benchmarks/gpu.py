@@ -23,7 +23,19 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
-from benchmarks.gpu_device import CUPY, SYEVJ, XSYEV, Candidate, Candidates, Cuda, Device, first_line
+from benchmarks.gpu_device import (
+    CUPY,
+    NO_GPU,
+    SYEVJ,
+    XSYEV,
+    Candidate,
+    Candidates,
+    Cuda,
+    Device,
+    first_line,
+    store,
+    stored,
+)
 from benchmarks.timing import RESULTS, claim, provenance, write
 
 SIZES = (3, 4, 8, 16, 32, 33, 64, 128, 256, 512)
@@ -31,7 +43,7 @@ BATCHES = (1, 16, 256, 4096, 65_536)
 WHAT = ("forward", "step")
 OURS, TORCH = "ours", "torch"
 
-COPIES = 14
+COPIES = 18
 """Matrices as large as the input that are alive at once: results and workspace of four candidates, backward passes."""
 SHARE = 0.8
 """Of the free memory that a case may take."""
@@ -135,11 +147,11 @@ def measure(case: Case, device: Device, dtype: torch.dtype, before: dict[str, An
             if name != OURS
         }
     if case.what == "forward":
-        result["error"] = {name: _short(error(ready[name](), case, dtype, device)) for name in ready}
+        result["error"] = {name: _short(worst_error(ready[name](), case, dtype, device)) for name in ready}
     return result | ({"left out": left_out} if left_out else {})
 
 
-def error(result: Any, case: Case, dtype: torch.dtype, device: Device) -> float:
+def worst_error(result: Any, case: Case, dtype: torch.dtype, device: Device) -> float:
     """The larger of residual and loss of orthogonality, in units of ``n eps``; in float64, for up to 256 matrices."""
     A = symmetric(case, dtype, device.where)[:256].double()
     L, V = (part[:256].double() for part in result)
@@ -156,37 +168,20 @@ def run(device: Device, dtype: torch.dtype, limit: float, path: Path, cases: lis
         SystemExit: if the file is of another device or version.
     """
     origin = provenance("gpu") | device.describe() | {"dtype": str(dtype).removeprefix("torch.")}
-    stored = load(path, origin)
+    done = stored(path, origin)
     started = time.monotonic()
     for case in cases:
-        if case.name in stored:
+        if case.name in done:
             continue
         if time.monotonic() - started > limit:
-            print(f"{sum(c.name in stored for c in cases)} of {len(cases)} cases; run again to go on")
+            print(f"{sum(c.name in done for c in cases)} of {len(cases)} cases; run again to go on")
             return False
         smaller = max((b for b in BATCHES if b < case.batch), default=None)
-        before = stored.get(Case(case.what, case.n, smaller).name, {}) if smaller else {}
-        stored[case.name] = measure(case, device, dtype, before)
-        write(path, json.dumps({"provenance": origin, "cases": stored}, indent=1) + "\n")
-        print(f"{case.name:32} {summary(stored[case.name])}", flush=True)
+        before = done.get(Case(case.what, case.n, smaller).name, {}) if smaller else {}
+        done[case.name] = measure(case, device, dtype, before)
+        store(path, origin, done)
+        print(f"{case.name:32} {summary(done[case.name])}", flush=True)
     return True
-
-
-def load(path: Path, origin: dict[str, Any]) -> dict[str, Any]:
-    """The cases in the file, if they are of the same device and versions."""
-    if not path.exists():
-        return {}
-    try:
-        contents = json.loads(path.read_text())
-        there, cases = contents["provenance"], contents["cases"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is no result of this benchmark ({error}); move it away") from error
-    for key in ("device", "torch", "cuda", "eigengrad", "dtype"):
-        if there.get(key) != origin.get(key):
-            raise SystemExit(
-                f"{path} is of {key} {there.get(key)}, not {origin.get(key)}; move it away to measure anew"
-            )
-    return dict(cases)
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -275,7 +270,7 @@ def main(arguments: list[str] | None = None, device: Device | None = None, folde
     options = parser.parse_args(arguments)
     if device is None:
         if not torch.cuda.is_available():
-            print("benchmarks.gpu: there is no GPU that torch can use; nothing was measured", file=sys.stderr)
+            print(NO_GPU.format("gpu"), file=sys.stderr)
             return 2
         device = Cuda()
     path = folder / f"gpu-eigh-{options.dtype}.json"

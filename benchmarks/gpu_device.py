@@ -1,15 +1,31 @@
-"""What ``benchmarks/gpu.py`` measures on: a CUDA device, its clock, its memory, and rivals that are not torch's."""
+"""What the benchmarks on a GPU share: the device with its clock, its memory and its own rivals; results that resume."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from benchmarks.cusolver import CuSolver, CuSolverError
+from benchmarks.timing import write
 
-__all__ = ["CUPY", "SYEVJ", "XSYEV", "Candidate", "Candidates", "Cuda", "Device", "first_line"]
+__all__ = [
+    "CUPY",
+    "NO_GPU",
+    "SYEVJ",
+    "XSYEV",
+    "Candidate",
+    "Candidates",
+    "Cuda",
+    "Device",
+    "first_line",
+    "store",
+    "stored",
+]
 
+NO_GPU = "benchmarks.{}: there is no GPU that torch can use; nothing was measured"
 SYEVJ, XSYEV, CUPY = "syevjBatched", "XsyevBatched", "cupy"
 
 Candidate = Callable[[], Any]
@@ -99,3 +115,27 @@ def _cupy(A: Tensor) -> Candidate | str:
 def first_line(error: Exception) -> str:
     """What it says, in one line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def store(path: Path, origin: dict[str, Any], cases: dict[str, Any]) -> None:
+    """All cases so far, with their provenance."""
+    write(path, json.dumps({"provenance": origin, "cases": cases}, indent=1) + "\n")
+
+
+def stored(path: Path, origin: dict[str, Any]) -> dict[str, Any]:
+    """The cases in a file, none if there is no file.
+
+    Raises:
+        SystemExit: if it is no such file, or of another device or version: figures of two would be compared.
+    """
+    if not path.exists():
+        return {}
+    try:
+        contents = json.loads(path.read_text())
+        there, cases = dict(contents["provenance"]), dict(contents["cases"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is no result of this benchmark ({error!r}); move it away") from error
+    for key in ("command", "device", "torch", "cuda", "eigengrad", "dtype", "images"):
+        if there.get(key) != origin.get(key):
+            raise SystemExit(f"{path} is of {key} {there.get(key)}, not {origin.get(key)}; move it away and start anew")
+    return cases

@@ -23,25 +23,35 @@ def extra(name: str) -> nn.Module:
 
 
 def training_step(name: str) -> Callable[[], None]:
-    """Forward, backward and the optimiser's step of ResNet-18 on random images."""
+    """A step with the layer of this name."""
+    return step_of(extra(name), IMAGES)
+
+
+def step_of(layer: nn.Module, images: int, where: torch.device | str = "cpu") -> Callable[[], None]:
+    """Forward, backward and the optimiser's step of ResNet-18 with this extra layer on random images."""
     torch.manual_seed(0)
-    network = ResNet(BasicBlock, extra=extra(name), inputs=3, classes=10)
+    network = ResNet(BasicBlock, extra=layer, inputs=3, classes=10).to(where)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    images, labels = torch.randn(IMAGES, 3, 32, 32), torch.randint(10, (IMAGES,))
+    x, labels = torch.randn(images, 3, 32, 32).to(where), torch.randint(10, (images,)).to(where)
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images), labels).backward()
+        nn.functional.cross_entropy(network(x), labels).backward()
         optimizer.step()
 
     return step
 
 
 def layer_step(name: str) -> Callable[[], None]:
-    """Forward and backward of the layer alone on 128 images of 64 channels, 32x32."""
-    layer, generator = extra(name), torch.Generator().manual_seed(0)
-    x = torch.randn(128, 64, 32, 32, generator=generator, requires_grad=True)
-    cotangent = torch.randn(x.shape, generator=generator)
+    """The layer of this name alone, on 128 images of 64 channels, 32x32."""
+    return layer_step_of(extra(name), 128)
+
+
+def layer_step_of(layer: nn.Module, images: int, where: torch.device | str = "cpu") -> Callable[[], None]:
+    """Forward and backward of a layer alone, on images of 64 channels, 32x32."""
+    generator, layer = torch.Generator().manual_seed(0), layer.to(where)
+    x = torch.randn(images, 64, 32, 32, generator=generator).to(where).requires_grad_()
+    cotangent = torch.randn(x.shape, generator=generator).to(where)
     return lambda: layer(x).backward(cotangent)
 
 

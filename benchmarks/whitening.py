@@ -36,7 +36,7 @@ def literal_whitening(x: Tensor, d: int, *, collected: bool = False) -> Tensor:
     for group in x.split(d, dim=1):
         data = group.transpose(0, 1).reshape(d, -1)
         centred = data - data.mean(dim=1, keepdim=True)
-        vectors = literal_vectors(centred @ centred.T / centred.shape[1] + EPS * torch.eye(d))
+        vectors = literal_vectors(centred @ centred.T / centred.shape[1] + EPS * torch.eye(d, device=x.device))
         if collected:
             whitened = sum(value.rsqrt() * v @ v.T for value, v in vectors) @ centred
         else:

@@ -1,6 +1,13 @@
-"""What every test starts from: one thread, no hypothesis database, a seeded generator; sets of instructions."""
+"""What every test starts from: one thread, no hypothesis database, a seeded generator; sets of instructions.
 
+After ``python -m pytest -m gpu`` on a machine with a GPU, a summary is written to ``results/gpu-tests.json``.
+"""
+
+import collections
+import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,3 +39,40 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[int]:
         pytest.skip(f"this processor or this build has no {names[request.param]}")
     yield request.param
     assert native._LIBRARY.eigengrad_choose_instructions(names.index(str(native.instructions())))
+
+
+_reports: list[pytest.TestReport] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "gpu" in report.keywords and (report.when == "call" or report.outcome != "passed"):
+        _reports.append(report)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only where asked for, and if tests ran: a machine without a GPU must not overwrite what one with it found."""
+    ran = [report for report in _reports if report.outcome != "skipped"]
+    if session.config.option.markexpr != "gpu" or not ran:
+        return
+    counts = collections.Counter(report.outcome for report in _reports)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    summary = {
+        "command": "python -m pytest -m gpu tests/test_gpu.py",
+        "device": device,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        **counts,
+        "not passed": {report.nodeid: _line(report) for report in _reports if report.outcome != "passed"},
+    }
+    path = Path(str(session.config.rootpath)) / "results" / "gpu-tests.json"
+    path.with_name(f".{path.name}").write_text(json.dumps(summary, indent=1) + "\n")
+    path.with_name(f".{path.name}").replace(path)
+
+
+def _line(report: pytest.TestReport) -> str:
+    """Why, in one line."""
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2]
+    lines = [line for line in str(report.longreprtext).splitlines() if line.startswith("E ")]
+    return f"{report.outcome}: {lines[0][1:].strip() if lines else 'see the log'}"
