@@ -1,7 +1,9 @@
 """What a person types: every command end to end at a tiny scale, dry runs, help, and mistakes."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -175,3 +177,30 @@ def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = here(capsys, "status", "--output", str(tmp_path))
     assert "stopped" in shown
     assert "1 stopped" in shown
+
+
+def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
+    """As by ``timeout`` or a batch system: one worker, idle, dies of it with a lock; the other one saves and ends."""
+    command = [sys.executable, "-m", "eigengrad_lab", "reproduce", "figure1", "--epochs", "500", "--seeds", "1"]
+    command += ["--methods", "svd", "ours", "--group-sizes", "64", "--workers", "2", "--output", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while not (list(tmp_path.glob("trainings/zca-svd-*/result.json")) and _step(tmp_path, "zca-ours-*") > 12):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1
+    assert "interrupted; the same command goes on from here" in error
+    assert "Traceback" not in error
+    assert list(tmp_path.glob("trainings/zca-ours-*/checkpoint.pt"))
+
+
+def _step(root: Path, name: str) -> int:
+    steps = [json.loads(path.read_text())["step"] for path in root.glob(f"trainings/{name}/progress.json")]
+    return max(steps, default=0)

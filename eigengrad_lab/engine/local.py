@@ -4,6 +4,7 @@ Images are loaded once and shared with the workers. When a worker dies, of a bug
 operating system's pool of processes goes with it; a new pool takes up what is left, from the checkpoints.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
+from types import FrameType
 
 import torch
 import torch.multiprocessing
@@ -68,7 +70,7 @@ def _outcome(config: RunConfig, future: "Future[Result]") -> Result | Broken:
     return Broken(config, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Worker:
     """What a worker process holds between runs."""
 
@@ -76,6 +78,9 @@ class _Worker:
     recording: Recording
     stop: Event
     warnings: "SimpleQueue[str]"
+    at_a_run: bool = False
+    to_leave: bool = False
+    """Asked by SIGTERM, and only waiting for the run's state to be saved."""
 
 
 _worker: _Worker
@@ -94,9 +99,22 @@ def _start_worker(
     if workers > 1:
         torch.set_num_threads(1)
     _worker = _Worker(data.to(device), recording, stop, warnings)
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, from outside or from a pool that is broken: an idle worker ends at once, another one after its run."""
+    _worker.to_leave = True
+    if not _worker.at_a_run:
+        os._exit(0)
 
 
 def _train(config: RunConfig) -> Result:
+    """One run. A worker that is stopped ends instead of asking the pool for more.
+
+    For the lock of the pool's queue may be held by a worker that has died idle, and would be waited for forever.
+    """
+    _worker.at_a_run = True
     try:
         return train(
             config,
@@ -106,4 +124,8 @@ def _train(config: RunConfig) -> Result:
             warn=_worker.warnings.put,
         )
     except Interrupted:
-        raise RuntimeError("stopped; its state is saved") from None
+        os._exit(0)
+    finally:
+        _worker.at_a_run = False
+        if _worker.to_leave:
+            os._exit(0)
