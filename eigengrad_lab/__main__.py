@@ -12,7 +12,16 @@ import tyro
 
 from eigengrad_lab.config import Layer, Method, UsageError
 from eigengrad_lab.options import Execution, Scale
-from eigengrad_lab.recipes import DENOISING, ENERGIES, GROUP_SIZES, ITERATIONS, RANK, RANKS, WHITENING
+from eigengrad_lab.recipes import (
+    DENOISING,
+    ENERGIES,
+    GROUP_SIZES,
+    ITERATIONS,
+    RANK,
+    RANKS,
+    WHITENING,
+    ExperimentName,
+)
 
 __all__ = ["main"]
 
@@ -164,9 +173,11 @@ class Status:
 class Report:
     """Rebuild every table, figure and page from the records alone.
 
-    Example: eigengrad report --output runs
+    Example: eigengrad report table1 figure3 --output runs
     """
 
+    what: tyro.conf.Positional[tuple[ExperimentName, ...]] = ()
+    """Print these alone; the files of all are rebuilt."""
     output: Path = Path("runs")
     """Folder of all records and reports."""
 

@@ -132,14 +132,15 @@ def status(*, output: Path, arguments: Arguments) -> bool:
     return True
 
 
-def report(*, output: Path, arguments: Arguments) -> bool:
+def report(*, output: Path, what: Sequence[recipes.ExperimentName], arguments: Arguments) -> bool:
     """``eigengrad report``."""
     console, any_shown = _console(), False
-    for shown in rebuild(output):
+    for shown in rebuild(output, what):
         console.print(shown)
         any_shown = True
     if not any_shown:
-        raise UsageError(f"no finished runs in {output / 'trainings'}; eigengrad reproduce makes some")
+        wanted = f" of {', '.join(what)}" if what else ""
+        raise UsageError(f"no runs{wanted} in {output / 'trainings'}; eigengrad reproduce makes some")
     return True
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "RANK",
     "RANKS",
     "WHITENING",
+    "ExperimentName",
     "Preset",
     "PresetName",
     "denoising",
@@ -38,6 +39,8 @@ RANKS = (2, 4, 8, 16, 32)
 ITERATIONS = (1, 2, 4, 9, 14, 19, 29)
 """The three panels of Figure 3."""
 
+ExperimentName = Literal["table1", "figure1", "table2", "figure2", "figure3"]
+"""What of the paper is made of trainings."""
 PresetName = Literal["demo", "short", "paper"]
 
 

@@ -63,7 +63,8 @@ def test_help_answers_without_torch() -> None:
         ("train --rank 4", "error: --rank: it goes with --layer pca"),
         ("train --layer pca --rank 4 --energy 0.9", "error: --rank and --energy are two ways"),
         ("train --method batchnorm --group-size 4", "error: --group-size: --method batchnorm has no such setting"),
-        ("report", "error: no finished runs"),
+        ("report", "error: no runs in"),
+        ("report table1", "error: no runs of table1 in"),
     ],
 )
 def test_a_users_mistake_gets_one_line(arguments: str, message: str, tmp_path: Path) -> None:
@@ -129,6 +130,8 @@ def test_reproduce(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     again = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert again[f"{name}.csv"] == made[f"{name}.csv"]
     assert again[f"{name}.md"] == made[f"{name}.md"]
+    shown = here(capsys, "report", name, "--output", str(tmp_path))
+    assert shown.count("The paper's figures: ") == 1
 
 
 def test_reproduce_analysis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ figure a Markdown file, a CSV and a picture, and one ``report.html`` with all of
 records alone.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -31,8 +31,11 @@ def write_report(name: str, configs: Sequence[RunConfig], output: Path) -> Rende
     return Group(shown[name], _where(output / "reports" / setting))
 
 
-def rebuild(output: Path) -> Iterator[RenderableType]:
-    """Write everything again from the records below ``output``, and yield what the terminal shows of it."""
+def rebuild(output: Path, what: Collection[str] = ()) -> Iterator[RenderableType]:
+    """Write everything again from the records below ``output``, and yield what the terminal shows of it.
+
+    Of ``what`` alone, names of tables and figures, if any are given.
+    """
     root = output / "trainings"
     settings, strange = by_setting(root)
     for sentence in strange:
@@ -40,8 +43,11 @@ def rebuild(output: Path) -> Iterator[RenderableType]:
     for setting, configs in settings.items():
         experiments = _by_experiment(read_runs(configs, root))
         if experiments:
-            yield from _write_setting(output / "reports" / setting, experiments).values()
-            yield _where(output / "reports" / setting)
+            written = _write_setting(output / "reports" / setting, experiments)
+            shown = [renderable for name, renderable in written.items() if not what or name in what]
+            yield from shown
+            if shown:
+                yield _where(output / "reports" / setting)
 
 
 def write_analysis(output: Path, command: str) -> RenderableType:
