@@ -89,12 +89,20 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
 def test_killed_again_and_again(digits: data.ImageData, whole: Figures, tmp_path: Path) -> None:
     """SIGKILL at many moments, while records are written all the time: each attempt goes on from the last."""
     record = RunRecord(tmp_path, CONFIG)
-    begun = []
+    begun = [0]
+
+    def has_gone_on(process: BaseProcess) -> bool:
+        """Two steps: the checkpoint of the first one is written."""
+        at = record.position()
+        if at is not None and at.process == process.pid and at.step >= at.started_at_step + 2:
+            begun.append(at.started_at_step)
+            return True
+        return not process.is_alive()
+
     for attempt in range(6):
         process = start(tmp_path, digits)
-        wait_for(lambda pid=process.pid: (position := record.position()) is not None and position.process == pid)
-        begun.append(record.position().started_at_step)
-        time.sleep(0.02 + 0.013 * attempt)
+        wait_for(lambda process=process: has_gone_on(process))
+        time.sleep(0.005 * attempt)
         process.kill()
         finish(process)
         if record.result() is not None:
