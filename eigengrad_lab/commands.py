@@ -149,7 +149,7 @@ def _common(scale: Scale) -> dict[str, Any]:
     return {
         "data": canonical_name(scale.data),
         "model": scale.model or ("small" if scale.data == "digits" else "resnet18"),
-        "epochs": recipes.PRESETS[scale.preset].epochs if scale.epochs is None else scale.epochs,
+        "epochs": recipes.PRESETS[scale.preset] if scale.epochs is None else scale.epochs,
         "train_images": scale.train_images,
         "test_images": scale.test_images,
     }

@@ -4,7 +4,6 @@ Source of every figure: Wang et al., *Backpropagation-Friendly Eigendecompositio
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from eigengrad_lab.config import Method, RunConfig, UsageError
@@ -19,7 +18,6 @@ __all__ = [
     "RANKS",
     "WHITENING",
     "ExperimentName",
-    "Preset",
     "PresetName",
     "denoising",
     "grid",
@@ -44,19 +42,11 @@ ExperimentName = Literal["table1", "figure1", "table2", "figure2", "figure3"]
 PresetName = Literal["demo", "short", "paper"]
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How long to train. Everything else is the paper's recipe (the defaults of :class:`RunConfig`)."""
+PRESETS: dict[PresetName, int] = {"demo": 10, "short": 35, "paper": 350}
+"""Epochs: seconds a run on the digits; the paper's schedule, ten times shorter; the paper's schedule.
 
-    epochs: int
-    about: str
-
-
-PRESETS: dict[PresetName, Preset] = {
-    "demo": Preset(10, "seconds a run on the digits"),
-    "short": Preset(35, "the paper's schedule, ten times shorter"),
-    "paper": Preset(350, "the paper's schedule: learning rate 0.1, divided by ten after 100, 200 and 300 epochs"),
-}
+Everything else is the paper's recipe (the defaults of :class:`RunConfig`).
+"""
 
 Choice = dict[str, Any]
 """The fields of a :class:`RunConfig` that say which extra layer is trained."""

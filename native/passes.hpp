@@ -126,7 +126,7 @@ void moments(const Units<T>& x, int d, T* mean, T* scatter, Workspace workspace)
     T* panel = static_cast<T*>(workspace.reserve(workspace.owner, long(rows) * P * long(sizeof(T))));
     long observations = 0;
     for (int k = 0; k < d; ++k) mean[k] = 0;
-    for (long i = 0; i * d < long(d) * d; ++i)
+    for (int i = 0; i < d; ++i)
         for (int j = 0; j < d; ++j) scatter[i * d + j] = 0;
     x.each([&](const T* data, int columns, long) {
         observations += columns;

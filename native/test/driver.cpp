@@ -11,6 +11,10 @@
     extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
     extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
     extern "C" int eigengrad_pull_back_##suffix(int, const T*, const T*, int, const T*, const T*, T*, long, int, int); \
+    extern "C" int eigengrad_moments_##suffix(const T*, const long*, int, T*, T*, T*, int);                            \
+    extern "C" int eigengrad_affine_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*, int, int);  \
+    extern "C" int eigengrad_affine_backward_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*,    \
+                                                      T*, T*, int);                                                    \
     static auto eigh(const T* a, T* l, T* v, long batch, int n, int threads) {                                         \
         return eigengrad_eigh_##suffix(a, l, v, batch, n, threads);                                                    \
     }                                                                                                                  \
@@ -19,11 +23,22 @@
     }                                                                                                                  \
     static auto pull_back(int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch, int n) {         \
         return eigengrad_pull_back_##suffix(kind, v, g, kind == 0, w, d, y, batch, n, 2);                              \
+    }                                                                                                                  \
+    static auto moments(const T* x, const long* sizes, int d, T* counts, T* means, T* scatters) {                      \
+        return eigengrad_moments_##suffix(x, sizes, d, counts, means, scatters, 2);                                    \
+    }                                                                                                                  \
+    static auto affine(const T* x, const long* sizes, int d, const T* t, const T* c, T* y, int add) {                  \
+        return eigengrad_affine_##suffix(x, sizes, d, t, c, c, y, add, 2);                                             \
+    }                                                                                                                  \
+    static auto affine_backward(const T* x, const long* sizes, int d, const T* g, const T* t, const T* c, T* gx,       \
+                                T* gt, T* go) {                                                                        \
+        return eigengrad_affine_backward_##suffix(x, sizes, d, g, t, c, gx, gt, go, 2);                                \
     }
 
 EIGENGRAD_DECLARE(float, float32)
 EIGENGRAD_DECLARE(double, float64)
 extern "C" int eigengrad_choose_instructions(int);
+extern "C" long eigengrad_chunks(const long*, long);
 
 template <class T>
 static bool check(long batch, int n, int threads, T scale) {
@@ -58,6 +73,38 @@ static bool check(long batch, int n, int threads, T scale) {
     return good;
 }
 
+// The passes, by their sums: of the data, of y = 1 (x - 0) and of its cotangent, for T of ones in the first row alone.
+template <class T>
+static bool check_passes(long images, long groups, int d, long columns) {
+    const long size = images * groups * d * columns, image = groups * d * columns;
+    const long sizes[5] = {images, groups, columns, image, image};
+    const long chunks = eigengrad_chunks(sizes, d * long(sizeof(T)));
+    auto array = [](long count) { return std::make_unique<T[]>(count); };
+    auto x = array(size), y = array(size), gx = array(size), t = array(groups * d * d), c = array(groups * d);
+    auto counts = array(chunks), means = array(chunks * groups * d), scatters = array(chunks * groups * d * d);
+    for (long i = 0; i < size; ++i) x[i] = T(i % 7) - 3;
+    for (long g = 0; g < groups; ++g)
+        for (int k = 0; k < d; ++k) t[g * d * d + k] = 1;
+    bool good = !moments(x.get(), sizes, d, counts.get(), means.get(), scatters.get());
+    T observations = 0, sum = 0, expected = 0;
+    for (long k = 0; k < chunks; ++k) observations += counts[k];
+    for (long k = 0; k < chunks; ++k)
+        for (long i = 0; i < groups * d; ++i) sum += counts[k] * means[k * groups * d + i];
+    for (long i = 0; i < size; ++i) expected += x[i];
+    const T tolerance = 1000 * std::numeric_limits<T>::epsilon() * T(size);
+    good = good && observations == T(images * columns) && std::fabs(sum - expected) <= tolerance;
+    for (int add = 0; add < 2; ++add) good = good && !affine(x.get(), sizes, d, t.get(), c.get(), y.get(), add);
+    T total = 0;
+    for (long i = 0; i < size; ++i) total += y[i];
+    good = good && std::fabs(total - 2 * expected) <= tolerance;
+    good = good && !affine_backward(x.get(), sizes, d, x.get(), t.get(), c.get(), gx.get(), scatters.get(), means.get());
+    sum = 0;
+    for (long i = 0; i < chunks * groups * d; ++i) sum += means[i];
+    good = good && std::fabs(sum - expected) <= tolerance;
+    if (!good) std::printf("wrong: passes, %ld x %ld x %d x %ld, %zu bytes\n", images, groups, d, columns, sizeof(T));
+    return good;
+}
+
 int main() {
     bool good = true;
     for (int level = 0; level < 3; ++level) {
@@ -66,6 +113,9 @@ int main() {
             for (long batch : {1, 3, 16, 40})
                 good = check<float>(batch, n, 3, 1.0f) && check<double>(batch, n, 3, 1.0) &&
                        check<float>(batch, n, 1, 1e30f) && check<double>(batch, n, 1, 1e-200) && good;
+        for (int d : {1, 3, 4, 7, 8, 17, 64, 200})
+            for (long columns : {1, 9, 32, 49, 1024, 5000})
+                good = check_passes<float>(3, 2, d, columns) && check_passes<double>(2, 3, d, columns) && good;
     }
     return good ? 0 : 1;
 }
