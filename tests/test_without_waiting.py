@@ -225,6 +225,16 @@ def test_every_layer_stays_on_its_device(
             assert x.grad.device.type == DEVICE
 
 
+def test_fake_tensors_do_not_reach_the_compiled_kernel() -> None:
+    """They say that they are on a CPU, and have no memory: it would read from address 0."""
+    with FakeTensorMode():
+        A = torch.empty(300, 4, 4, requires_grad=True)
+        for solver in ("auto", "native"):
+            eg.eigh(A, solver=solver).eigenvectors.sum().backward()
+        eg.inv_sqrtm(A).sum().backward()
+        eg.nn.ZCAWhitening(4)(torch.empty(64, 4, 8, 8, requires_grad=True)).sum().backward()
+
+
 def test_fake_cuda_decomposed() -> None:
     with FakeTensorMode(), Watch(moves_only=True):
         L, V = eg.eigh(torch.empty(2, 50_000, 3, 3, device="cuda"))
