@@ -5,13 +5,14 @@ one matrix product per ``b`` and a sum over B. Images and channels-last images s
 way back is a view as well.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["arrange", "arrange_back", "blocks", "parts", "together"]
+__all__ = ["Layout", "blocks", "parts", "together"]
 
 
 def blocks(channels: int, d: int) -> Iterator[tuple[slice, int]]:
@@ -30,26 +31,61 @@ def parts(x: Tensor, d: int) -> Iterator[tuple[Tensor, slice, int]]:
         yield part, block, size
 
 
-def arrange(x: Tensor, d: int) -> Tensor:
-    """``(N, C, *)`` to ``(B, G, d, M)``, d dividing C.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How activations ``(N, C, *)`` are arranged as groups of d channels, d dividing C, and back.
 
     Images become ``(N, G, d, positions)``. Where an observation's channels are neighbours in memory, and where images
     are too small for a product of their own, all observations become one axis: ``(1, G, d, N positions)``.
     """
-    batch, channels, *positions = x.shape
-    if _by_image(x, d):
-        return x.reshape(batch, channels // d, d, math.prod(positions))
-    rows = x.movedim(1, -1).reshape(batch * math.prod(positions), channels // d, d)
-    return rows.movedim(0, -1).unsqueeze(0)
 
+    shape: torch.Size
+    """Of the activations."""
+    d: int
+    by_image: bool
+    channels_last: bool
 
-def arrange_back(y: Tensor, x: Tensor, d: int) -> Tensor:
-    """The inverse of :func:`arrange`: ``y (B, G, d, M)`` in the shape and memory format of ``x``."""
-    if _by_image(x, d):
-        return y.reshape(x.shape)
-    batch, channels, *positions = x.shape
-    back = y.squeeze(0).movedim(-1, 0).reshape(batch, *positions, channels).movedim(-1, 1)
-    return back if _channels_last(x) else back.contiguous()
+    @staticmethod
+    def of(x: Tensor, d: int) -> "Layout":
+        """The layout of activations like ``x``."""
+        channels_last = _channels_last(x)
+        return Layout(x.shape, d, not channels_last and math.prod(x.shape[2:]) >= d, channels_last)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """``(N, C, *)`` to ``(B, G, d, M)``."""
+        batch, channels, *positions = self.shape
+        if self.by_image:
+            return x.reshape(batch, channels // self.d, self.d, math.prod(positions))
+        rows = x.movedim(1, -1).reshape(batch * math.prod(positions), channels // self.d, self.d)
+        return rows.movedim(0, -1).unsqueeze(0)
+
+    def arrange_back(self, y: Tensor) -> Tensor:
+        """The inverse of :meth:`arrange`, in the memory format of the activations."""
+        if self.by_image:
+            return y.reshape(self.shape)
+        batch, channels, *positions = self.shape
+        back = y.squeeze(0).movedim(-1, 0).reshape(batch, *positions, channels).movedim(-1, 1)
+        return back if self.channels_last else back.contiguous()
+
+    def empty(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory for activations, of the dtype and device of ``like``, and the same arranged, for :meth:`filled`.
+
+        The former is no view of anything: where a later layer changes a view in place, autograd copies it twice.
+        """
+        dims = range(len(self.shape))
+        order = (0, *dims[2:], 1) if self.channels_last else tuple(dims)
+        x = torch.empty_permuted(self.shape, order, dtype=like.dtype, device=like.device)
+        return x, self.arrange(x)
+
+    def filled(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` with what was written to ``y``, both of :meth:`empty`."""
+        shared = self.by_image or self.channels_last or math.prod(self.shape[2:]) == 1
+        return x if shared else x.copy_(self.arrange_back(y))
+
+    def widened(self, size: int) -> "Layout":
+        """With ``size`` times as many groups."""
+        batch, channels, *positions = self.shape
+        return dataclasses.replace(self, shape=torch.Size((batch, size * channels, *positions)))
 
 
 def together(outputs: list[Tensor], x: Tensor) -> Tensor:
@@ -58,10 +94,6 @@ def together(outputs: list[Tensor], x: Tensor) -> Tensor:
         return outputs[0]
     y = torch.cat(outputs, dim=1)
     return y.movedim(1, -1).contiguous().movedim(-1, 1) if _channels_last(x) else y
-
-
-def _by_image(x: Tensor, d: int) -> bool:
-    return not _channels_last(x) and math.prod(x.shape[2:]) >= d
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
-from eigengrad.channel_groups import arrange, arrange_back
+from eigengrad.channel_groups import Layout
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled
 from eigengrad.matrix_functions import projector
@@ -114,7 +114,8 @@ def denoise(
 
     everything = slice(0, channels)
     with full_precision(x.device):
-        data = arrange(x, channels)
+        layout = Layout.of(x, channels)
+        data = layout.arrange(x)
         mean, covariance, valid, route, check = batch_moments(data, everything, process_group, errors)
         P = check.settle(_projection(covariance, eps, rank, energy, gradient, solver))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
@@ -131,7 +132,7 @@ def denoise(
                 new = settled.to(old.dtype)
                 running_projection.copy_((new if valid is None else torch.where(valid, new, old)).squeeze(0))
         T, offset = scaled(matrix, everything, weight, bias)
-        return arrange_back(affine(data, T, mean, offset, route=route), x, channels)
+        return affine(data, T, mean, offset, layout, route=route)
 
 
 def evaluation_map(

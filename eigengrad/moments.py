@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native_passes
+from eigengrad.channel_groups import Layout
 from eigengrad.function import Function, has_autocast
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
@@ -48,14 +49,17 @@ def moments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _Moments.call(data)
 
 
-def affine(data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, *, route: Tensor | None = None) -> Tensor:
+def affine(
+    data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout, *, route: Tensor | None = None
+) -> Tensor:
     """``T (data - mean) + offset`` for ``T (G, d, d)``, ``mean`` and ``offset (G, d, 1)``, in the dtype of the data.
 
-    ``route`` is the third result of :func:`moments`, where T comes from there, and used nowhere else.
+    The result is arranged back by the ``layout`` of the data. ``route`` is the third result of :func:`moments`, where T
+    comes from there, and used nowhere else.
     """
     if torch.compiler.is_compiling():
-        return (T @ (data.to(T.dtype) - mean) + offset).to(data.dtype)
-    return _Affine.call(data if route is None else route, data, T, mean, offset)
+        return layout.arrange_back((T @ (data.to(T.dtype) - mean) + offset).to(data.dtype))
+    return _Affine.call(data if route is None else route, data, T, mean, offset, layout)
 
 
 def working_dtype(data: Tensor) -> torch.dtype:
@@ -138,36 +142,37 @@ class _Affine(Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor) -> Tensor:
-        y = _empty_like(data)
+    def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
+        x, y = layout.empty(data)
         if native_passes.possible(data, y):
             native_passes.affine(data, T, mean, offset, y)
-            return y
+            return layout.filled(x, y)
         centred = None
         for piece, image in _pieces(data, y):
             centred = _centred(piece, mean, centred)
             _write(image, T, centred, offset)
-        return y
+        return layout.filled(x, y)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        _, data, T, mean, _ = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, data, T, mean, _, ctx.layout = inputs
         ctx.save_for_backward(data, T, mean)
         ctx.save_for_forward(data, T, mean)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gx: Tensor) -> tuple[Tensor | None, ...]:
         data, T, mean = ctx.saved_tensors
-        needs_gx, _, *others = ctx.needs_input_grad
+        needs_gx, _, *others, _ = ctx.needs_input_grad
+        g = ctx.layout.arrange(gx)
         with full_precision(data.device):
             if torch.is_grad_enabled():
                 wide = g.to(T.dtype)
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
-                return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset
+                return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset, None
             gx = _empty_like(g) if needs_gx else g
             if native_passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
                 gT, g_offset = native_passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
-                return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset
+                return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset, None
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
             for piece, cotangent, image in _pieces(data, g, gx):
                 wide = cotangent.to(T.dtype)
@@ -178,21 +183,24 @@ class _Affine(Function):
                 if needs_gx:
                     _write(image, T.mT, wide)
             small = (gT, -T.mT @ g_offset, g_offset) if any(others) else (None, None, None)
-            return gx if needs_gx else None, None, *small
+            return gx if needs_gx else None, None, *small, None
 
     @staticmethod
-    def push_forward(ctx: Any, dx: Tensor, _: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor) -> Tensor:
+    def push_forward(
+        ctx: Any, dx: Tensor, _: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor, layout: None
+    ) -> Tensor:
         data, T, mean = ctx.saved_tensors
         moved = T @ (dx.to(T.dtype) - d_mean) + dT @ (data.to(T.dtype) - mean) + d_offset
-        return moved.to(data.dtype)
+        return ctx.layout.arrange_back(moved.to(data.dtype))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        *tensors, layout = inputs
         folded = [
             _as_groups(tensor, dim, info.batch_size, axis)
-            for tensor, dim, axis in zip(inputs, in_dims, (1, 1, 0, 0, 0), strict=True)
+            for tensor, dim, axis in zip(tensors, in_dims[:-1], (1, 1, 0, 0, 0), strict=True)
         ]
-        return _Affine.call(*folded).unflatten(1, (info.batch_size, -1)), 1
+        return _Affine.call(*folded, layout.widened(info.batch_size)).unflatten(1, (info.batch_size, -1)), 1
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from eigengrad.channel_groups import arrange, arrange_back, parts, together
+from eigengrad.channel_groups import Layout, parts, together
 from eigengrad.finiteness import FiniteCheck
 from eigengrad.moments import affine, full_precision, moments
 from eigengrad.processes import joined
@@ -94,7 +94,8 @@ def evaluate(x: Tensor, maps: Iterable[AffineMap], d: int) -> Tensor:
     outputs = []
     with full_precision(x.device):
         for (part, _, size), (_, mean, T, offset) in zip(parts(x, d), maps, strict=True):
-            outputs.append(arrange_back(affine(arrange(part, size), T, mean, offset), part, size))
+            layout = Layout.of(part, size)
+            outputs.append(affine(layout.arrange(part), T, mean, offset, layout))
     return together(outputs, x)
 
 

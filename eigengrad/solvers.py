@@ -95,8 +95,7 @@ class Auto:
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         if native.few(A):
-            L, V = torch.linalg.eigh(A, UPLO)
-            return L, V
+            return torch.linalg.eigh(A, UPLO)
         if UPLO in ("L", "U"):
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
             eager = native.eager(A)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
-from eigengrad.channel_groups import arrange, arrange_back, blocks, parts, together
+from eigengrad.channel_groups import Layout, blocks, parts, together
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
@@ -120,14 +120,15 @@ def whiten(
     outputs, estimates = [], RunningEstimates(momentum, num_batches_tracked)
     with full_precision(x.device):
         for part, block, size in parts(x, d):
-            data = arrange(part, size)
+            layout = Layout.of(part, size)
+            data = layout.arrange(part)
             mean, covariance, valid, route, check = batch_moments(data, block, process_group, errors)
             W = check.settle(_inverse_root(covariance, eps, gradient, solver))
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
             estimates.record(valid, block, (running_mean, mean), (running_whitening, W))
             T, offset = scaled(W, block, weight, bias)
-            outputs.append(arrange_back(affine(data, T, mean, offset, route=route), part, size))
+            outputs.append(affine(data, T, mean, offset, layout, route=route))
     estimates.commit()
     return together(outputs, x)
 

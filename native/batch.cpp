@@ -54,7 +54,7 @@ static bool for_groups(long batch, long group, double microseconds, int threads,
     long per_turn = long(std::ceil(10.0 / (microseconds * group)));
     if (per_turn > 1 && groups / per_turn > 8L * threads) per_turn = groups / (8L * threads);
     long turns = (groups + per_turn - 1) / per_turn;
-    return Pool::run(turns, threads < turns ? threads : int(turns), [&](long turn) {
+    return Threads::run(turns, threads, [&](long turn) {
         long last = (turn + 1) * per_turn < groups ? (turn + 1) * per_turn : groups;
         for (long g = turn * per_turn; g < last; ++g) {
             long first = g * group;
@@ -130,7 +130,7 @@ struct Data {
 template <class T, class Task>
 static bool for_chunks(const Data& all, const T* data, int d, int threads, Task task) {
     long channel = d * long(sizeof(T)), each = all.per_chunk(channel), chunks = all.chunks(channel);
-    return Pool::run(chunks * all.groups, threads, [&](long turn) {
+    return Threads::run(chunks * all.groups, threads, [&](long turn) {
         long chunk = turn / all.groups, group = turn % all.groups, total = all.images * all.segments();
         long last = (chunk + 1) * each < total ? (chunk + 1) * each : total, offset = group * d * all.columns;
         task(Units<T>{data + offset, chunk * each, last, all.segments(), all.columns, Data::longest, all.image,

@@ -8,6 +8,7 @@
 
 #include "kernel.hpp"
 #include "simd.hpp"
+#include "transpose.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -17,6 +18,9 @@ constexpr int affine_rows = 8, gram_rows = 4;
 constexpr int affine_rows = 4, gram_rows = 2;
 #endif
 constexpr int gram_columns = 4, affine_vectors = 2;
+
+// For the two products, whose sums fill the registers: inlined, GCC 12 keeps them in memory (measured at half the speed).
+#define EIGENGRAD_NOINLINE __attribute__((noinline))
 
 // Observations in a panel: two panels of d channels take about 64 KiB.
 template <class T>
@@ -50,11 +54,25 @@ EIGENGRAD_INLINE T sum_of_lanes(V v) {
     return total;
 }
 
-// result (d, d) += a b^T for panels a and b; with `symmetric`, only its lower blocks.
+// Lane i of the result is the sum of the lanes of x[i], for as many vectors as lanes: half of a transpose.
+template <class T, int W, int S = W / 2>
+EIGENGRAD_INLINE Vec<T, W> sums_of_lanes(Vec<T, W>* x) {
+    using All = typename Count<W>::type;
+    for (int i = 0; i < S; ++i) x[i] = exchange<S, false>(x[i], x[i + S], All{}) + exchange<S, true>(x[i], x[i + S], All{});
+    if constexpr (S > 1)
+        return sums_of_lanes<T, W, S / 2>(x);
+    else
+        return x[0];
+}
+
+constexpr int gram_tile = gram_rows * gram_columns;
+constexpr long gram_size(int d) { return long(round_up(d, gram_rows)) * round_up(d, gram_columns); }
+
+// tiles += a b^T for panels a and b, in tiles of gram_rows x gram_columns; with `symmetric`, only the lower ones.
 template <class V, class T = typename V::scalar>
-inline void add_gram(const T* a, const T* b, int d, int P, int used, bool symmetric, T* result) {
+EIGENGRAD_NOINLINE void add_gram(const T* a, const T* b, int d, int P, int used, bool symmetric, T* tiles) {
     for (int i = 0; i < d; i += gram_rows)
-        for (int j = 0; j < (symmetric ? i + gram_rows : d); j += gram_columns) {
+        for (int j = 0; j < (symmetric ? i + gram_rows : d); j += gram_columns, tiles += gram_tile) {
             V sum[gram_rows][gram_columns];
             for (auto& row : sum)
                 for (V& s : row) s = V(T(0));
@@ -66,9 +84,22 @@ inline void add_gram(const T* a, const T* b, int d, int P, int used, bool symmet
                     for (int q = 0; q < gram_columns; ++q) sum[p][q] = fma(left, right[q], sum[p][q]);
                 }
             }
-            for (int p = 0; p < gram_rows && i + p < d; ++p)
-                for (int q = 0; q < gram_columns && j + q < d; ++q) result[(i + p) * d + j + q] += sum_of_lanes(sum[p][q]);
+            static_assert(gram_tile % V::lanes == 0);
+            for (int t = 0; t < gram_tile; t += V::lanes)
+                (V::load(tiles + t) + sums_of_lanes(&sum[0][0] + t)).store(tiles + t);
         }
+}
+
+// What add_gram has summed, as a matrix (d, d).
+template <class T>
+inline void collect_gram(const T* tiles, int d, bool symmetric, T* result) {
+    for (int i = 0; i < d; i += gram_rows)
+        for (int j = 0; j < (symmetric ? i + gram_rows : d); j += gram_columns, tiles += gram_tile)
+            for (int p = 0; p < gram_rows && i + p < d; ++p)
+                for (int q = 0; q < gram_columns && j + q < d; ++q) {
+                    result[(i + p) * d + j + q] = tiles[p * gram_columns + q];
+                    if (symmetric) result[(j + q) * d + i + p] = tiles[p * gram_columns + q];
+                }
 }
 
 // Rows of `matrix` (d, d), or of its transpose, in blocks: packed[block][k][row in block], zero beyond d.
@@ -82,7 +113,7 @@ inline void pack_matrix(const T* matrix, bool transposed, int d, T* packed) {
 
 // y (d rows, `row` apart) = matrix panel + offset, or y += the same.
 template <class V, class T = typename V::scalar>
-inline void apply(const T* packed, const T* panel, const T* offset, int d, int columns, int P, T* y, long row, bool add) {
+EIGENGRAD_NOINLINE void apply(const T* packed, const T* panel, const T* offset, int d, int columns, int P, T* y, long row, bool add) {
     constexpr int width = affine_vectors * V::lanes;
     for (int m = 0; m < columns; m += width)
         for (int i = 0; i < d; i += affine_rows) {
@@ -123,11 +154,11 @@ inline void for_panels(int columns, int P, What what) {
 template <class V, class T = typename V::scalar>
 void moments(const Units<T>& x, int d, T* mean, T* scatter, Workspace workspace) {
     int P = panel_columns<T>(d), rows = round_up(d, gram_columns);
-    T* panel = static_cast<T*>(workspace.reserve(workspace.owner, long(rows) * P * long(sizeof(T))));
+    T* panel = static_cast<T*>(workspace.reserve(workspace.owner, (long(rows) * P + gram_size(d)) * long(sizeof(T))));
+    T* tiles = panel + long(rows) * P;
     long observations = 0;
     for (int k = 0; k < d; ++k) mean[k] = 0;
-    for (int i = 0; i < d; ++i)
-        for (int j = 0; j < d; ++j) scatter[i * d + j] = 0;
+    for (long t = 0; t < gram_size(d); ++t) tiles[t] = 0;
     x.each([&](const T* data, int columns, long) {
         observations += columns;
         for (int k = 0; k < d; ++k) {
@@ -145,11 +176,10 @@ void moments(const Units<T>& x, int d, T* mean, T* scatter, Workspace workspace)
     x.each([&](const T* data, int columns, long) {
         for_panels<V>(columns, P, [&](int m, int here, int used) {
             pack<V>(data + m, x.row, mean, d, rows, here, P, panel);
-            add_gram<V>(panel, panel, d, P, used, true, scatter);
+            add_gram<V>(panel, panel, d, P, used, true, tiles);
         });
     });
-    for (int i = 0; i < d; ++i)
-        for (int j = i + 1; j < d; ++j) scatter[i * d + j] = scatter[j * d + i];
+    collect_gram(tiles, d, true, scatter);
 }
 
 // y = matrix (x - centre) + offset, or y += the same.
@@ -175,17 +205,16 @@ void affine_backward(const Units<T>& x, const T* g, int d, const T* matrix, cons
     int P = panel_columns<T>(d), rows = round_up(round_up(d, gram_columns), affine_rows);
     long panel_size = long(rows) * P;
     T* left = static_cast<T*>(
-        workspace.reserve(workspace.owner, (2 * panel_size + long(rows) * d) * long(sizeof(T))));
-    T *right = left + panel_size, *packed = right + panel_size;
+        workspace.reserve(workspace.owner, (2 * panel_size + long(rows) * d + gram_size(d)) * long(sizeof(T))));
+    T *right = left + panel_size, *packed = right + panel_size, *tiles = packed + long(rows) * d;
     pack_matrix(matrix, true, d, packed);
     for (int k = 0; k < d; ++k) g_offset[k] = 0;
-    for (int i = 0; i < d; ++i)
-        for (int j = 0; j < d; ++j) g_matrix[i * d + j] = 0;
+    for (long t = 0; t < gram_size(d); ++t) tiles[t] = 0;
     x.each([&](const T* data, int columns, long at) {
         for_panels<V>(columns, P, [&](int m, int here, int used) {
             pack<V>(g + at + m, x.row, static_cast<const T*>(nullptr), d, rows, here, P, left);
             pack<V>(data + m, x.row, centre, d, rows, here, P, right);
-            add_gram<V>(left, right, d, P, used, false, g_matrix);
+            add_gram<V>(left, right, d, P, used, false, tiles);
             for (int k = 0; k < d; ++k) {
                 V sum = V(T(0));
                 for (int q = 0; q < used; q += V::lanes) sum = sum + V::load(left + long(k) * P + q);
@@ -194,6 +223,7 @@ void affine_backward(const Units<T>& x, const T* g, int d, const T* matrix, cons
             if (gx) apply<V>(packed, left, static_cast<const T*>(nullptr), d, here, P, gx + at + m, x.row, false);
         });
     });
+    collect_gram(tiles, d, false, g_matrix);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import eigengrad as eg
 from eigengrad import moments as passes
-from eigengrad.channel_groups import arrange, arrange_back
+from eigengrad.channel_groups import Layout
 
 SHAPES = [(5, 2, 3, 7), (1, 2, 3, 33), (3, 2, 2, 20), (4, 1, 1, 6), (2, 3, 4, 1)]
 Map = Callable[[Tensor], Tensor]
@@ -38,9 +38,16 @@ def transform(mean: Tensor, covariance: Tensor) -> Tensor:
     return (covariance + identity).inverse() * mean.cos() + mean.mT
 
 
+def affine(data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, route: Tensor | None = None) -> Tensor:
+    """Of the data as they are, ``(B, G, d, M)``: one layout, that of images, there and back."""
+    B, G, d, M = data.shape
+    layout = Layout(torch.Size((B, G * d, M)), d, by_image=True, channels_last=False)
+    return passes.affine(data, T, mean, offset, layout, route=route).unflatten(1, (G, d))
+
+
 def ours(data: Tensor) -> Tensor:
     mean, covariance, route = passes.moments(data)
-    return passes.affine(data, transform(mean, covariance), mean, mean.sin(), route=route)
+    return affine(data, transform(mean, covariance), mean, mean.sin(), route)
 
 
 def plain(data: Tensor) -> Tensor:
@@ -83,7 +90,7 @@ def test_gradients_of_each_result() -> None:
     for variable in range(4):
         inputs = [tensor.detach().requires_grad_(index == variable) for index, tensor in enumerate(inputs)]
         x, T, mean, offset = inputs
-        results = passes.affine(x, T, mean, offset), T @ (x - mean) + offset
+        results = affine(x, T, mean, offset), T @ (x - mean) + offset
         torch.testing.assert_close(*(torch.autograd.grad((r**3).sum(), inputs[variable])[0] for r in results))
 
 
@@ -116,7 +123,7 @@ def test_vmap() -> None:
     expected = torch.stack([torch.func.grad(cube(plain))(data) for data in stacked])
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(cube(ours)))(stacked), expected)
     T, mean = draw(3, 2, 3, 3), draw(2, 3, 1)
-    several = torch.func.vmap(lambda T: passes.affine(stacked[0], T, mean, mean))(T)
+    several = torch.func.vmap(lambda T: affine(stacked[0], T, mean, mean))(T)
     torch.testing.assert_close(several, torch.stack([one @ (stacked[0] - mean) + mean for one in T]))
 
 
@@ -167,15 +174,36 @@ def test_layout(shape: tuple[int, ...], d: int, last: bool) -> None:
     format_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if last and format_last is not None:
         x = x.contiguous(memory_format=format_last)
-    data = arrange(x, d)
+    layout = Layout.of(x, d)
+    data = layout.arrange(x)
     observations = x.movedim(1, 0).reshape(4 // d, d, -1)
     torch.testing.assert_close(data.transpose(0, 2).transpose(0, 1).flatten(2), observations, rtol=0, atol=0)
-    back = arrange_back(ours(data), x, d)
-    torch.testing.assert_close(arrange(back, d), ours(data))
+    mean, covariance = by_formula(data)
+    y = passes.affine(data, transform(mean, covariance), mean, mean.sin(), layout)
+    torch.testing.assert_close(layout.arrange(y), plain(data))
+    torch.testing.assert_close(y, layout.arrange_back(plain(data)))
+    assert not y._is_view()
     for memory_format in (torch.contiguous_format, format_last or torch.contiguous_format):
-        assert back.is_contiguous(memory_format=memory_format) == x.is_contiguous(memory_format=memory_format)
+        assert y.is_contiguous(memory_format=memory_format) == x.is_contiguous(memory_format=memory_format)
     if last or x[0, 0].numel() >= d:
         assert data.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["ZCAWhitening", "PCADenoising"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_layer_after_changes_the_output_in_place(name: str, last: bool) -> None:
+    """Of a view autograd would keep the whole backward: zeros, a clone and a copy of the data's size."""
+    options = {"ZCAWhitening": {"group_size": 4}, "PCADenoising": {"rank": 3}}[name]
+    layer, memory_format = getattr(eg.nn, name)(8, **options), torch.channels_last if last else torch.contiguous_format
+    x = draw(16, 8, 12, 12, dtype=torch.float32).contiguous(memory_format=memory_format)
+    grads = []
+    for inplace in (False, True):
+        leaf = x.clone().requires_grad_()
+        y = torch.nn.ReLU(inplace=inplace)(layer(leaf))
+        assert y.grad_fn is not None
+        assert y.grad_fn.name() == "ReluBackward0"
+        grads.append(torch.autograd.grad((y**2).sum(), leaf)[0])
+    torch.testing.assert_close(*grads)
 
 
 def test_nothing_of_the_inputs_size_is_saved() -> None:
