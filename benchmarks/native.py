@@ -59,6 +59,22 @@ def root_by_autograd(A: Tensor) -> Tensor:
     return (V * L.rsqrt().unsqueeze(-2)) @ V.mT
 
 
+def undisturbed(
+    threads: int, ours: Callable[[], object], rivals: dict[str, Callable[[], object]], rounds: int
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Ratios, and how many cores the threads had: of three attempts the one with most, or the first with enough."""
+    best: tuple[dict[str, dict[str, float]], float] = ({}, 0.0)
+    for _ in range(3):
+        before = wait_for_cores(threads)
+        figures = ratios(ours, rivals, rounds=rounds, warmup=1, seconds=2.0)
+        cores = min(before, cores_given(threads))
+        if cores > best[1]:
+            best = figures, cores
+        if cores > 0.8 * threads:
+            break
+    return best
+
+
 def measure(dtype: torch.dtype, threads: int) -> None:
     """One quarter of the grid, to a file of its own."""
     others, missing = peers.installed(threads)
@@ -75,9 +91,7 @@ def measure(dtype: torch.dtype, threads: int) -> None:
             A = symmetric(batch, n, dtype)
 
             def record(what: str, ours: Callable[[], object], rivals: dict[str, Callable[[], object]]) -> None:
-                before = wait_for_cores(threads)
-                figures = ratios(ours, rivals, rounds=rounds, warmup=1, seconds=2.0)  # noqa: B023 (called at once)
-                cores = min(before, cores_given(threads))
+                figures, cores = undisturbed(threads, ours, rivals, rounds)  # noqa: B023 (called at once)
                 ours_seconds, torch_seconds = figures["torch"]["ours_seconds"], figures["torch"]["rival_seconds"]
                 case: Case = {"dtype": str(dtype).removeprefix("torch."), "threads": threads, "pass": what}
                 case |= {"n": n, "batch": batch, "cores": cores}  # noqa: B023
@@ -87,13 +101,12 @@ def measure(dtype: torch.dtype, threads: int) -> None:
                 case["torch_high"] = 1 / figures["torch"]["ratio_lower_quartile"]
                 cases.append(case)
 
-            rivals: dict[str, Callable[[], object]] = {
-                "torch": lambda A=A: torch.linalg.eigh(A),
-                "auto": lambda A=A: auto(A),
-            }
-            if batch in (16, 4096):
-                rivals |= {name: prepare(A.numpy()) for name, prepare in others.items()}
+            rivals = {"torch": lambda A=A: torch.linalg.eigh(A), "auto": lambda A=A: auto(A)}
             record("forward", lambda A=A: kernel(A), rivals)
+            if batch in (16, 4096):  # apart: their threads spin beside ours
+                prepared = {name: prepare(A.numpy()) for name, prepare in others.items()}
+                beside = ratios(lambda A=A: kernel(A), prepared, rounds=rounds, warmup=1, seconds=2.0)
+                cases[-1] |= {name: 1 / figures["ratio"] for name, figures in beside.items()}
             if batch in STEP_BATCHES and cost <= LONGEST_STEP:
                 P = (A @ A.mT + torch.eye(n, dtype=dtype)).requires_grad_()
                 gL, gV = torch.randn(batch, n, dtype=dtype), torch.randn(batch, n, n, dtype=dtype)

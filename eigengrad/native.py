@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.native_wins import MOST_ROWS, SMALLEST_BATCH
+from eigengrad.native_wins import PRODUCTS, SMALLEST_BATCH
 
 __all__ = [
     "available",
     "chosen",
     "decompose",
     "eager",
-    "few",
+    "fewest",
     "instructions",
     "multiplies",
     "possible",
@@ -108,7 +108,10 @@ def wins(n: int, batch: int, dtype: torch.dtype, threads: int) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _smallest_batch(n: int, dtype: torch.dtype, threads: int) -> float:
-    rows = SMALLEST_BATCH.get((str(dtype).removeprefix("torch."), min(threads, 2)), ())
+    return _smallest(SMALLEST_BATCH.get((str(dtype).removeprefix("torch."), min(threads, 2)), ()), n)
+
+
+def _smallest(rows: tuple[tuple[int, float], ...], n: int) -> float:
     return next((batch for most, batch in rows if n <= most), float("inf"))
 
 
@@ -125,29 +128,21 @@ def chosen(A: Tensor) -> bool:
     return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
 
 
-_compiling, _transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+compiling, transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
 
-_FEWEST = {
-    n: min(next(batch for most, batch in rows if n <= most) for rows in SMALLEST_BATCH.values()) * n * n
-    for n in range(1, 257)
-}
-"""By n, the numbers in a batch that is worth the kernel's while for some dtype and number of threads."""
-_FEWEST_OF_ALL = min(_FEWEST[n] for n in range(2, 257))
+FEWEST = min(_smallest(rows, n) * n * n for rows in SMALLEST_BATCH.values() for n in range(2, 257))
+"""Numbers in the smallest batch of any size that is worth the kernel's while."""
 
 
-def few(A: Tensor) -> bool:
-    """Whether ``A`` has too few matrices for the kernel, as far as a third of a microsecond can tell."""
-    if _compiling():  # first, or a compiler would ask for the number
-        return False
-    numbers = A.numel()
-    if numbers >= _FEWEST_OF_ALL and (A.dim() < 2 or numbers >= _FEWEST.get(A.shape[-1], 0)):
-        return False
-    return not _transforming()
+@functools.lru_cache(maxsize=4096)
+def fewest(n: int, dtype: torch.dtype, threads: int) -> int:
+    """Numbers in the smallest batch of n x n matrices that is worth a thought: for the kernel, or for cutting it up."""
+    return int(min(_smallest_batch(n, dtype, threads), 1000)) * n * n
 
 
 def eager(*tensors: Tensor) -> bool:
     """Whether tensors are what they seem: no compiler tracing, no transform hiding a batch dimension."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if compiling() or transforming():
         return False
     # A subclass may have no memory (torch's fake tensors); autograd's own is_grads_batched is no functorch transform.
     return _PLAIN.issuperset(map(type, tensors)) and all(map(torch._C._has_storage, tensors))
@@ -155,7 +150,7 @@ def eager(*tensors: Tensor) -> bool:
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
     """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
-    return V.shape[-1] <= MOST_ROWS and eager(V, *others) and chosen(V)
+    return eager(V, *others) and chosen(V) and _batch(V) >= _smallest(PRODUCTS, V.shape[-1])
 
 
 def library() -> ctypes.CDLL:

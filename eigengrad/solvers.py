@@ -94,8 +94,11 @@ class Auto:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        if native.few(A):
-            return torch.linalg.eigh(A, UPLO)
+        # Quickly, for LAPACK decomposes a 2 x 2 matrix in 4 us; a compiler would make the numbers part of its graph.
+        if not native.compiling() and not native.transforming():
+            numbers = A.numel()
+            if numbers < native.FEWEST or numbers < native.fewest(A.shape[-1], A.dtype, torch.get_num_threads()):
+                return torch.linalg.eigh(A, UPLO)
         if UPLO in ("L", "U"):
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
             eager = native.eager(A)
