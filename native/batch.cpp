@@ -46,8 +46,8 @@ static const Functions<T>& width_for(long batch, long n, int threads) {
     return f[f[1].width && (small || large)];
 }
 
-// Calls task(first, count) for groups of up to `group` matrices, several to a turn. A turn takes about 10 us or more,
-// and there are no more threads than turns: waking one costs as much.
+// Calls task(first, count) for groups of up to `group` matrices, several to a turn. A turn takes about 10 us or more:
+// waking a thread costs as much.
 template <class Task>
 static bool for_groups(long batch, long group, double microseconds, int threads, Task task) {
     long groups = (batch + group - 1) / group;
@@ -145,7 +145,7 @@ static int moments(const T* data, const Data& all, int d, T* counts, T* means, T
         long at = chunk * all.groups + group, observations = 0;
         functions(T())->moments(x, d, means + at * d, scatters + at * d * d, scratch);
         x.each([&](const T*, int columns, long) { observations += columns; });
-        counts[chunk] = T(observations);
+        if (group == 0) counts[chunk] = T(observations);
     });
 }
 

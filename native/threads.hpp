@@ -2,7 +2,8 @@
 //
 // Those spin for a while after each of torch's operators; threads of ours would wait for the cores they keep. The
 // library does not link OpenMP: it takes GNU's entry point if torch has brought it into the process. A process that has
-// forked has lost OpenMP's threads without OpenMP's knowing, and takes the pool, as does one without OpenMP.
+// forked has lost OpenMP's threads without OpenMP's knowing, and takes the pool, as does one without OpenMP. So do tasks
+// that are too few for all threads: OpenMP would wake every one, or end those not asked for and start them again later.
 
 #pragma once
 
@@ -21,10 +22,10 @@ public:
         Job job{&task, tasks};
         if (threads <= 1 || tasks <= 1)
             job.work();
-        else if (parallel_ && getpid() == process_)
+        else if (parallel_ && tasks >= threads && getpid() == process_)
             parallel_([](void* job) { static_cast<Job*>(job)->work(); }, &job, unsigned(threads), 0);
         else
-            Pool::run(job, threads);
+            Pool::run(job, tasks < threads ? int(tasks) : threads);
         return !job.failed;
     }
 

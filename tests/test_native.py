@@ -43,7 +43,11 @@ def eigenvalues(A: Tensor) -> Tensor:
 
 
 def check(A: Tensor) -> None:
-    """Ascending, and as accurate as LAPACK to a factor of 2 in the worst case, or to rounding where LAPACK is exact."""
+    """Ascending, and as accurate as LAPACK to a factor of 2 in the worst case.
+
+    Below 0.05 units, a few times rounding, nothing is compared: on Wilkinson's matrices divide and conquer splits off
+    nearly everything and has 0.016 units, QL 0.034 (n = 97).
+    """
     L, V = solve(A)
     assert (L.diff(dim=-1) >= 0).all()
     # From here on at a scale of 1, by a power of two: squares of the norm must neither overflow nor vanish.
@@ -51,8 +55,9 @@ def check(A: Tensor) -> None:
     lapack, A, L = torch.linalg.eigh(A), A.ldexp(-exponent[:, None, None]), L.ldexp(-exponent[:, None])
     exact = eigenvalues(A)
     ours = errors(A, L, V, exact).amax(-1)
-    theirs = errors(A, lapack[0].ldexp(-exponent[:, None]), lapack[1], exact).amax(-1)
-    assert (ours <= torch.maximum(2 * theirs, torch.tensor(1.0 / A.shape[-1] ** 0.5))).all(), (ours, theirs)
+    theirs = errors(A, lapack[0].ldexp(-exponent[:, None]), lapack[1], exact)
+    theirs = theirs.nan_to_num(0.0).amax(-1)  # some graded matrices of 1e-30 are NaN in single precision LAPACK
+    assert (ours <= torch.maximum(2 * theirs, torch.tensor(0.05))).all(), (ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", REAL)
@@ -76,9 +81,9 @@ def test_large_matrices(n: int, dtype: torch.dtype, instructions: int, generator
 def test_spectra(kind: str, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
     for n in SIZES:
         members = []
-        for scale in (1e-30, 1e-10, 1.0, 1e10, 1e30):
+        for scale in (1e-30, 1e-10, 1.0, 1e10, 1e30) * (12 if n <= 9 else 4 if n <= 33 else 1):
             if kind == "wilkinson":
-                members.append(testing.wilkinson(n) * scale)
+                members.append(testing.wilkinson(n) * scale * (1 + torch.rand((), generator=generator)))
                 continue
             if kind == "alternating":  # graded against the direction of the reduction
                 L = torch.logspace(0, -30, n).double() * scale
