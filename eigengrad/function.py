@@ -101,6 +101,8 @@ def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def wide(*arguments: P.args, **options: P.kwargs) -> T:
+        if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # quickly, as a rule
+            return function(*arguments, **options)
         devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
         if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
             return function(*arguments, **options)

@@ -111,6 +111,7 @@ def _smallest_batch(n: int, dtype: torch.dtype, threads: int) -> float:
     return _smallest(SMALLEST_BATCH.get((str(dtype).removeprefix("torch."), min(threads, 2)), ()), n)
 
 
+@functools.lru_cache(maxsize=4096)
 def _smallest(rows: tuple[tuple[int, float], ...], n: int) -> float:
     return next((batch for most, batch in rows if n <= most), float("inf"))
 
@@ -150,7 +151,10 @@ def eager(*tensors: Tensor) -> bool:
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
     """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
-    return eager(V, *others) and chosen(V) and _batch(V) >= _smallest(PRODUCTS, V.shape[-1])
+    if not (possible(V) and eager(V, *others)):
+        return False
+    n = V.shape[-1]
+    return V.numel() >= n * n * _smallest(PRODUCTS, n)
 
 
 def library() -> ctypes.CDLL:

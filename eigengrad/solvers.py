@@ -215,8 +215,8 @@ def resolve(solver: str | Solver) -> Solver:
 
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-_SMALL = 16
-"""Up to this n, LAPACK takes a fifth longer in double precision than in single."""
+_SMALL = 32
+"""Up to this n LAPACK's error in single precision is largest, and double precision takes a half longer at most."""
 
 
 def decompose(A: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:

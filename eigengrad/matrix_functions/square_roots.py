@@ -113,6 +113,18 @@ def _fused(A: Tensor, solver: solvers.Solver) -> bool:
     return isinstance(solver, solvers.Auto | solvers.Native) and native.multiplies(A)
 
 
+_SMALL = 12
+"""Up to this n, a single matrix takes the kernel a tenth longer in double precision than in single."""
+
+
+def _fused_root(A: Tensor, floor: float, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`eigengrad.native.root`, for few small matrices through double precision, as :func:`solvers.decompose`."""
+    if A.dtype == torch.float64 or A.shape[-1] > _SMALL or native.chosen(A):
+        return native.root(A, floor, inverse=inverse)
+    X, x, V = native.root(A.double(), floor, inverse=inverse)
+    return X.float(), x.float(), V.float()
+
+
 def _reciprocal_sums(s: Tensor) -> Tensor:
     return (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
 
@@ -123,7 +135,7 @@ class _SquareRoot(Function):
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
         if _fused(A, solver):
-            S, s, V = native.root(A, floor, inverse=False)
+            S, s, V = _fused_root(A, floor, inverse=False)
             return S, _reciprocal_sums(s), V
         L, V = solvers.decompose(A, solver)
         s = L.clamp_min(floor).sqrt()
@@ -139,9 +151,11 @@ class _SquareRoot(Function):
     @staticmethod
     def backward(ctx: Any, gS: Tensor, *_: None) -> tuple[Tensor, None, None]:
         S, W, V = ctx.saved_tensors
-        if not torch.is_grad_enabled() and native.multiplies(V, gS):
+        if torch.is_grad_enabled():
+            return lyapunov(S, hermitian_part(gS), W, V), None, None
+        if native.multiplies(V, gS):
             return native.pull_back(V, gS, W, kind="function"), None, None
-        return lyapunov(S, hermitian_part(gS), W, V), None, None
+        return _Lyapunov.forward(S, hermitian_part(gS), W, V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
@@ -180,7 +194,7 @@ class _InverseSquareRoot(Function):
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
         if _fused(A, solver):
-            return native.root(A, floor, inverse=True)
+            return _fused_root(A, floor, inverse=True)
         L, V = solvers.decompose(A, solver)
         x = L.clamp_min(floor).rsqrt()
         return (V * x.unsqueeze(-2)) @ V.mH, x, V
@@ -195,9 +209,11 @@ class _InverseSquareRoot(Function):
     @staticmethod
     def backward(ctx: Any, gX: Tensor, *_: None) -> tuple[Tensor, None, None]:
         X, x, V = ctx.saved_tensors
-        if not torch.is_grad_enabled() and native.multiplies(V, gX):
+        if torch.is_grad_enabled():
+            return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
+        if native.multiplies(V, gX):
             return native.pull_back(V, gX, x, kind="inverse_square_root"), None, None
-        return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
+        return _InverseRootDerivative.forward(X, hermitian_part(gX), x, V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
@@ -212,8 +228,8 @@ class _InverseRootDerivative(Function):
     def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
         if native.multiplies(V, B):
             return native.pull_back(V, B, x, kind="inverse_square_root")
-        square = x * x
-        W = -_reciprocal_sums(x) * square.unsqueeze(-1) * square.unsqueeze(-2)
+        product = x.unsqueeze(-1) * x.unsqueeze(-2)
+        W = product / -(x.unsqueeze(-1) + x.unsqueeze(-2)) * product
         return V @ (W * (V.mH @ B @ V)) @ V.mH
 
     @staticmethod
