@@ -22,6 +22,7 @@ from torch import Tensor
 
 from eigengrad import native, solvers
 from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.matrix_functions.embedding import embed, embeds, extract
 
 __all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
 
@@ -58,6 +59,8 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
         tensor([[2., 0.],
                 [0., 2.]])
     """
+    if embeds(A, solver):
+        return extract(sqrtm(embed(A), floor=floor, solver=solver))
     S, _, _ = _SquareRoot.call(A, _checked(floor), solvers.resolve(solver))
     return S
 
@@ -91,6 +94,8 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
     """
+    if embeds(A, solver):
+        return extract(inv_sqrtm(embed(A), floor=floor, solver=solver))
     X, _, _ = _InverseSquareRoot.call(A, _checked(floor), solvers.resolve(solver))
     return X
 
