@@ -17,21 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.native_wins import PRODUCTS, SMALLEST_BATCH
+from eigengrad.native_wins import smallest_batch, smallest_batch_of_products
 
 __all__ = [
     "available",
     "chosen",
     "decompose",
     "eager",
-    "fewest",
     "instructions",
     "multiplies",
     "possible",
     "pull_back",
     "root",
     "show_config",
-    "wins",
 ]
 
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
@@ -101,21 +99,6 @@ def show_config() -> None:
     print(f"native kernel: {'built, instructions ' + _DETAIL if available() else _DETAIL}")
 
 
-def wins(n: int, batch: int, dtype: torch.dtype, threads: int) -> bool:
-    """Whether the kernel was measured to be faster than LAPACK (see ``native_wins.py``)."""
-    return batch >= _smallest_batch(n, dtype, threads)
-
-
-@functools.lru_cache(maxsize=4096)
-def _smallest_batch(n: int, dtype: torch.dtype, threads: int) -> float:
-    return _smallest(SMALLEST_BATCH.get((str(dtype).removeprefix("torch."), min(threads, 2)), ()), n)
-
-
-@functools.lru_cache(maxsize=4096)
-def _smallest(rows: tuple[tuple[int, float], ...], n: int) -> float:
-    return next((batch for most, batch in rows if n <= most), float("inf"))
-
-
 def possible(A: Tensor) -> bool:
     """Whether the kernel is there and could decompose ``A``: square matrices, real, on a CPU."""
     return A.dtype in _SUFFIX and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
@@ -126,19 +109,11 @@ def chosen(A: Tensor) -> bool:
     if not possible(A):
         return False
     n = A.shape[-1]
-    return n > 0 and wins(n, A.numel() // n**2, A.dtype, torch.get_num_threads())
+    return n > 0 and A.numel() >= n * n * smallest_batch(n, A.dtype, torch.get_num_threads())
 
 
 compiling, transforming = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
-
-FEWEST = min(_smallest(rows, n) * n * n for rows in SMALLEST_BATCH.values() for n in range(2, 257))
-"""Numbers in the smallest batch of any size that is worth the kernel's while."""
-
-
-@functools.lru_cache(maxsize=4096)
-def fewest(n: int, dtype: torch.dtype, threads: int) -> int:
-    """Numbers in the smallest batch of n x n matrices that is worth a thought: for the kernel, or for cutting it up."""
-    return int(min(_smallest_batch(n, dtype, threads), 1000)) * n * n
+"""Whether a compiler traces what is called; whether a transform may hide a batch dimension."""
 
 
 def eager(*tensors: Tensor) -> bool:
@@ -151,10 +126,8 @@ def eager(*tensors: Tensor) -> bool:
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
     """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
-    if not (possible(V) and eager(V, *others)):
-        return False
     n = V.shape[-1]
-    return V.numel() >= n * n * _smallest(PRODUCTS, n)
+    return possible(V) and eager(V, *others) and V.numel() >= n * n * smallest_batch_of_products(n)
 
 
 def library() -> ctypes.CDLL:

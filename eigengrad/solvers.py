@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native, qr_algorithm
+from eigengrad.native_wins import FEWEST, fewest
 
 __all__ = ["QR", "SVD", "Auto", "Eigh", "Native", "PowerIteration", "Solver", "resolve"]
 
@@ -97,7 +98,7 @@ class Auto:
         # Quickly, for LAPACK decomposes a 2 x 2 matrix in 4 us; a compiler would make the numbers part of its graph.
         if not native.compiling() and not native.transforming():
             numbers = A.numel()
-            if numbers < native.FEWEST or numbers < native.fewest(A.shape[-1], A.dtype, torch.get_num_threads()):
+            if numbers < FEWEST or numbers < fewest(A.shape[-1], A.dtype, torch.get_num_threads()):
                 return torch.linalg.eigh(A, UPLO)
         if UPLO in ("L", "U"):
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.

@@ -27,7 +27,7 @@ FEWEST_MATRICES, FEWEST_NUMBERS = 16, 1000
 
 def embeds(A: Tensor, solver: str | solvers.Solver) -> bool:
     """Whether a function of ``A (*, n, n)`` had better be computed through E(A)."""
-    if not A.is_complex() or A.numel() < FEWEST_NUMBERS:
+    if not A.is_complex() or native.compiling() or A.numel() < FEWEST_NUMBERS:
         return False
     if not (solver == "auto" or isinstance(solver, solvers.Auto)) or A.dim() < 3 or A.shape[-1] != A.shape[-2]:
         return False
