@@ -71,10 +71,11 @@ STEPS = {"ResNet-18": training_step, "layer": layer_step}
 
 
 def peak_memory(step: Callable[[], None]) -> float:
-    """Mebibytes, by the profiler's record of allocations: the same in every run."""
+    """Mebibytes, by the profiler's record of allocations: the largest of several steps, whose convolutions differ."""
     step()  # gradients and the optimiser's state stay allocated
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
+        for _ in range(8):
+            step()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
