@@ -1,6 +1,6 @@
 """The compiled kernel against LAPACK, forward and with gradients, over sizes and batches; and the table for ``"auto"``.
 
-    python -m benchmarks.native DTYPE THREADS     measures one quarter of the grid, in two to four minutes
+    python -m benchmarks.native DTYPE THREADS     measures one quarter of the grid, in about four minutes
     python -m benchmarks.native                   collects the four quarters, draws the picture, checks the claims
 
 Matrices are random and symmetric. Peers that are not installed are left out, and named (:mod:`benchmarks.peers`).
@@ -24,8 +24,9 @@ from eigengrad import native, native_wins, solvers
 SIZES = (2, 3, 4, 5, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 BATCHES = (1, 2, 4, 8, 16, 64, 256, 4096, 100_000)
 STEP_BATCHES = (1, 16, 256, 4096, 100_000)
-LONGEST, LONGEST_STEP = 0.4, 0.15
-"""Seconds that LAPACK may take for a case to be measured."""
+LONGEST, LONGEST_STEP = 4.1, 1.6
+"""Seconds that LAPACK may take for a case to be measured, by a rough estimate: all but n = 256 at a batch of 4096 and
+n = 32 and more at 100,000; with gradients, the next below those."""
 
 TARGETS = {
     "float32": {(3, 4096): 40, (3, 100_000): 90, (4, 4096): 28, (4, 100_000): 50, (8, 4096): 25, (16, 4096): 20,
