@@ -21,8 +21,10 @@ EIGENGRAD_INLINE void jacobi_rotation(V (&a)[n][n], V (&v)[n][n], int p, int q) 
     length = select(turning, length, V(T(1)));
     V c = select(turning, wide / length, V(T(1)));
     V s = select(turning, copysign(V(T(1)), gap) * twice / length, V(T(0)));
-    V excess = fnma(s, s, fnma(c, c, V(T(1)))) * V(T(0.5));  // of rounding: one Newton step towards c^2 + s^2 = 1
-    c = fma(c, excess, c), s = fma(s, excess, s);
+    if constexpr (n == 2) {  // one rotation is all there is, and shows its rounding: one Newton step to c^2 + s^2 = 1
+        V excess = fnma(s, s, fnma(c, c, V(T(1)))) * V(T(0.5));
+        c = fma(c, excess, c), s = fma(s, excess, s);
+    }
     V change = select(turning, twice * x / select(turning, wide, V(T(1))), V(T(0)));
     change = copysign(V(T(1)), gap) * change;  // tan * x: what moves from one diagonal entry to the other
     a[p][p] = a[p][p] - change;
