@@ -126,8 +126,10 @@ def eager(*tensors: Tensor) -> bool:
 
 def multiplies(V: Tensor, *others: Tensor) -> bool:
     """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
+    if not (possible(V) and eager(V, *others)):
+        return False
     n = V.shape[-1]
-    return possible(V) and eager(V, *others) and V.numel() >= n * n * smallest_batch_of_products(n)
+    return V.numel() >= n * n * smallest_batch_of_products(n)
 
 
 def library() -> ctypes.CDLL:

@@ -6,8 +6,8 @@ For Hermitian ``A = R + i J`` the matrix
             [J,  R]]
 
 is symmetric, has every eigenvalue of A twice, and ``f(E(A)) = E(f(A))``: a function of A is one of E(A), whichever
-eigenvectors are found within the pairs. In batches that pays: for 128 matrices of size 16 a root and its gradient take
-a third of the time on two threads (complex64), half of it on one. Both maps are linear.
+eigenvectors are found within the pairs. In batches that pays: for 128 matrices of size 16 (complex64) a root and its
+gradient take two fifths of torch.linalg.eigh's time on two threads, two thirds on one. Both maps are linear.
 """
 
 from typing import Any
@@ -80,7 +80,7 @@ class _Extract(Function):
     @staticmethod
     def forward(S: Tensor) -> Tensor:
         R, J = _parts(S)
-        return torch.complex(R, J).mul_(0.5)
+        return torch.complex(R, J) * 0.5
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -93,5 +93,4 @@ class _Extract(Function):
 
     @staticmethod
     def push_forward(ctx: Any, dS: Tensor) -> Tensor:
-        R, J = _parts(dS)
-        return torch.complex(R, J) * 0.5
+        return _Extract.forward(dS)
