@@ -227,7 +227,7 @@ def decompose(A: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
     several times that of everything else, and grows with the condition. (The compiled kernel is twice as fast in single
     precision, and a batch that is worth it takes that.)
     """
-    small = isinstance(solver, Auto) and A.dtype in _WIDER and A.shape[-1] <= _SMALL and A.device.type == "cpu"
+    small = isinstance(solver, Auto) and A.dtype in _WIDER and A.is_cpu and A.dim() > 1 and A.shape[-1] <= _SMALL
     if not small or (native.eager(A) and native.chosen(A)):
         return solver(A)
     L, V = solver(A.to(_WIDER[A.dtype]))
