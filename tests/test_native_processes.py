@@ -78,10 +78,10 @@ A = torch.eye(8).expand(20_000, 8, 8).contiguous()
 for threads in (1, 2, 4, 2):
     torch.set_num_threads(threads)
     torch.ones(1_000_000).exp()
-    before = len(os.listdir("/proc/self/task"))
+    before = set(os.listdir("/proc/self/task"))  # OpenMP's thread that is no longer wanted may yet be on its way out
     L, V = solvers.Native()(A)
     assert (L == 1).all(), L
-    print(len(os.listdir("/proc/self/task")) - before)
+    print(len(set(os.listdir("/proc/self/task")) - before))
 """
     assert run(program).split() == ["0"] * 4
 
