@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import native, solvers
+from eigengrad import native_products, solvers
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 
@@ -243,9 +243,10 @@ def pull_back(
     U = V[..., columns]
     if gV is None:
         return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
-    if columns == slice(None) and not torch.is_grad_enabled() and native.multiplies(V, gV):
-        return native.pull_back(V, gV, gradient.kernel(L), diagonal=gL)
-    rotated = V @ (gradient.kernel(L)[..., columns] * (V.mH @ gV))
+    K = gradient.kernel(L)
+    if columns == slice(None) and not torch.is_grad_enabled() and native_products.multiplies(V, gV, weights=K):
+        return native_products.pull_back(V, gV, K, diagonal=gL)
+    rotated = V @ (K[..., columns] * (V.mH @ gV))
     if gL is not None:
         rotated = torch.addcmul(rotated, U, gL.unsqueeze(-2).to(V.dtype))
     gA = rotated @ U.mH

@@ -17,24 +17,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.native_wins import smallest_batch, smallest_batch_of_products
+from eigengrad.native_wins import smallest_batch
 
 __all__ = [
     "available",
     "chosen",
     "decompose",
     "eager",
+    "empty_pairs",
     "instructions",
-    "multiplies",
+    "library",
     "possible",
-    "pull_back",
-    "root",
+    "run",
     "show_config",
+    "sizes",
 ]
 
-_SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+"""Of the library's functions, by the real dtype that they compute with."""
+
+_REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
+_ARGUMENTS = {
+    "eigh": "ppplii",
+    "root": "ipxppplii",
+    "root_through_double": "ipxppplii",
+    "refined_root": "iipxppplii",
+    "refine": "ippplii",
+    "recompose": "ippplii",
+    "pull_back": "iippippplii",
+    "moments": "ppipppi",
+    "affine": "ppippppii",
+    "affine_backward": "ppippppppi",
+}
+"""Pointers, int, long and numbers x of the dtype; threads at the end."""
+
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
@@ -49,24 +66,15 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         return None, f"built, but does not load ({error})"
-    pointer, whole, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
-    for dtype, suffix in _SUFFIX.items():
-        getattr(library, f"eigengrad_eigh_{suffix}").argtypes = (*[pointer] * 3, size, whole, whole)
-        root_types = (whole, pointer, REAL[dtype], *[pointer] * 3, size, whole, whole)
-        getattr(library, f"eigengrad_root_{suffix}").argtypes = root_types
-        pull_back_types = (whole, pointer, pointer, whole, *[pointer] * 3, size, whole, whole)
-        getattr(library, f"eigengrad_pull_back_{suffix}").argtypes = pull_back_types
-        getattr(library, f"eigengrad_moments_{suffix}").argtypes = (pointer, pointer, whole, *[pointer] * 3, whole)
-        affine_types = (pointer, pointer, whole, *[pointer] * 4, whole, whole)
-        getattr(library, f"eigengrad_affine_{suffix}").argtypes = affine_types
-        getattr(library, f"eigengrad_affine_backward_{suffix}").argtypes = (
-            pointer,
-            pointer,
-            whole,
-            *[pointer] * 6,
-            whole,
-        )
-    library.eigengrad_chunks.argtypes, library.eigengrad_chunks.restype = (pointer, size), size
+    for dtype, suffix in SUFFIX.items():
+        kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "x": _REAL[dtype]}
+        for name, arguments in _ARGUMENTS.items():
+            if function := getattr(library, f"eigengrad_{name}_{suffix}", None):
+                function.argtypes = [kinds[letter] for letter in arguments]
+    library.eigengrad_chunks.argtypes, library.eigengrad_chunks.restype = (
+        (ctypes.c_void_p, ctypes.c_long),
+        ctypes.c_long,
+    )
     library.eigengrad_instructions.restype = ctypes.c_char_p
     return library, library.eigengrad_instructions().decode()
 
@@ -101,7 +109,7 @@ def show_config() -> None:
 
 def possible(A: Tensor) -> bool:
     """Whether the kernel is there and could decompose ``A``: square matrices, real, on a CPU."""
-    return A.dtype in _SUFFIX and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
+    return A.dtype in SUFFIX and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
 
 
 def chosen(A: Tensor) -> bool:
@@ -124,14 +132,6 @@ def eager(*tensors: Tensor) -> bool:
     return _PLAIN.issuperset(map(type, tensors)) and all(map(torch._C._has_storage, tensors))
 
 
-def multiplies(V: Tensor, *others: Tensor) -> bool:
-    """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch."""
-    if not (possible(V) and eager(V, *others)):
-        return False
-    n = V.shape[-1]
-    return V.numel() >= n * n * smallest_batch_of_products(n)
-
-
 def library() -> ctypes.CDLL:
     """The library itself.
 
@@ -147,22 +147,28 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    return getattr(library(), f"eigengrad_{name}_{_SUFFIX[dtype]}")
+    return getattr(library(), f"eigengrad_{name}_{SUFFIX[dtype]}")
 
 
 def run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    # ctypes releases the interpreter's lock for the call.
+    """Call a function of the library, with the number of threads at the end. The interpreter's lock is released.
+
+    Raises:
+        MemoryError: if there was none for the workspace.
+    """
     if _function(name, dtype)(*arguments, torch.get_num_threads()):
         raise MemoryError("eigengrad's native kernel: no memory for its workspace")
 
 
-def _empty(A: Tensor) -> tuple[Tensor, Tensor]:
-    # Eigenvectors are contiguous each, as torch.linalg.eigh returns them.
+def empty_pairs(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for eigenvalues and eigenvectors, which are contiguous each, as ``torch.linalg.eigh`` returns them."""
     return A.new_empty(A.shape[:-1]), torch.empty_like(A, memory_format=torch.contiguous_format).mT
 
 
-def _batch(A: Tensor) -> int:
-    return A.numel() // A.shape[-1] ** 2
+def sizes(A: Tensor) -> tuple[int, int]:
+    """How many matrices, and of which size."""
+    n = A.shape[-1]
+    return A.numel() // n**2, n
 
 
 def decompose(A: Tensor, *, always: bool) -> tuple[Tensor, Tensor]:
@@ -186,9 +192,9 @@ def _decompose(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
         L, V = torch.linalg.eigh(A)
         return L, V
     A = A.contiguous()
-    L, V = _empty(A)
+    L, V = empty_pairs(A)
     if A.numel():
-        run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), _batch(A), A.shape[-1])
+        run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), *sizes(A))
     return L, V
 
 
@@ -200,52 +206,9 @@ def _operator(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
 
 @_operator.register_fake
 def _(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
-    return _empty(A)
+    return empty_pairs(A)
 
 
 @_operator.register_vmap
 def _(_: Any, in_dims: tuple[int, None], A: Tensor, always: bool) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     return _operator(A.movedim(in_dims[0], 0), always), (0, 0)
-
-
-def root(A: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, in one pass.
-
-    Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. Eager tensors only (:func:`eager`).
-    """
-    A = A.contiguous()
-    X, (x, V) = torch.empty_like(A), _empty(A)
-    if A.numel():
-        pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
-        run("root", A.dtype, int(inverse), A.data_ptr(), floor, *pointers, _batch(A), A.shape[-1])
-    return X, x, V
-
-
-def pull_back(
-    V: Tensor, cotangent: Tensor, weights: Tensor, *, kind: str = "eigenvectors", diagonal: Tensor | None = None
-) -> Tensor:
-    """A cotangent of ``A``, or a tangent of a function of it, through the eigenvectors, in one pass over the batch.
-
-    Args:
-        V: eigenvectors ``(*, n, n)``.
-        cotangent: G ``(*, n, n)``.
-        weights: as ``kind`` has it.
-        kind: ``"eigenvectors"`` gives the symmetric part of ``V (K o (V^T G) + diag(diagonal)) V^T`` with ``weights``
-            K ``(*, n, n)``; ``"function"`` gives ``V (W o (V^T sym(G) V)) V^T`` with symmetric ``weights`` W
-            ``(*, n, n)``; ``"inverse_square_root"`` the same with the W of that function, made from ``weights (*, n)``,
-            the eigenvalues of the inverse root.
-        diagonal: ``(*, n)``, or None for zeros.
-
-    Eager tensors only (:func:`eager`).
-    """
-    kinds = ("eigenvectors", "function", "inverse_square_root")
-    rows, weights = V.mT.contiguous(), weights.contiguous()
-    transposed = cotangent.mT.is_contiguous()
-    G = cotangent.mT if transposed else cotangent.contiguous()
-    diagonal = None if diagonal is None else diagonal.contiguous()
-    result = torch.empty_like(rows)
-    if V.numel():
-        inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
-        beside = None if diagonal is None else diagonal.data_ptr()
-        run("pull_back", V.dtype, kinds.index(kind), *inputs, beside, result.data_ptr(), _batch(V), V.shape[-1])
-    return result

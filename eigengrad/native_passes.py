@@ -25,7 +25,7 @@ def possible(*arrays: Tensor) -> bool:
         return False
     _, _, d, M = arrays[0].shape
     return 0 < d <= MOST_CHANNELS and all(
-        x.dtype in native.REAL and x.is_cpu and x.numel() > 0 and x.stride()[1:] == (d * M, M, 1) for x in arrays
+        x.dtype in native.SUFFIX and x.is_cpu and x.numel() > 0 and x.stride()[1:] == (d * M, M, 1) for x in arrays
     )
 
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-__all__ = ["FEWEST", "fewest", "smallest_batch", "smallest_batch_of_products"]
+__all__ = ["FEWEST", "LARGEST_OF_PRODUCTS", "fewest", "smallest_batch", "smallest_batch_of_roots"]
 
 Rows = tuple[tuple[int, float], ...]
 
@@ -20,8 +20,11 @@ SMALLEST_BATCH: dict[tuple[str, int], Rows] = {
 """By dtype and threads (2 stands for more): pairs of the largest n and the smallest batch, for ascending n;
 where runs of the benchmark differed, the larger."""
 
-PRODUCTS: Rows = ((32, 1), (48, 2), (96, 8))
-"""The same for products with eigenvectors, alone or with a decomposition before them: one call for torch's ten."""
+ROOTS: Rows = ((32, 1), (48, 2), (64, 4), (96, 8))
+"""The same for a decomposition with the root made of it in one call."""
+
+LARGEST_OF_PRODUCTS = 256
+"""Products with eigenvectors were measured up to this n, and faster at any batch: one call for torch's ten."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -31,9 +34,9 @@ def smallest_batch(n: int, dtype: torch.dtype, threads: int) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def smallest_batch_of_products(n: int) -> float:
-    """The same for products with their eigenvectors."""
-    return _of_size(n, PRODUCTS)
+def smallest_batch_of_roots(n: int) -> float:
+    """The same for roots."""
+    return _of_size(n, ROOTS)
 
 
 def _of_size(n: int, rows: Rows) -> float:

@@ -215,25 +215,6 @@ def resolve(solver: str | Solver) -> Solver:
     return solver
 
 
-_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-_SMALL = 32
-"""Up to this n LAPACK's error in single precision is largest, and double precision takes a half longer at most."""
-
-
-def decompose(A: Tensor, solver: Solver) -> tuple[Tensor, Tensor]:
-    """``solver(A)``, through double precision for small matrices in single precision that LAPACK decomposes.
-
-    For functions of a matrix, which are as accurate as the decomposition lets them be: in single precision its error is
-    several times that of everything else, and grows with the condition. (The compiled kernel is twice as fast in single
-    precision, and a batch that is worth it takes that.)
-    """
-    small = isinstance(solver, Auto) and A.dtype in _WIDER and A.is_cpu and A.dim() > 1 and A.shape[-1] <= _SMALL
-    if not small or (native.eager(A) and native.chosen(A)):
-        return solver(A)
-    L, V = solver(A.to(_WIDER[A.dtype]))
-    return L.to(torch.float32), V.to(A.dtype)
-
-
 def hermitian(A: Tensor, UPLO: str) -> Tensor:
     """The Hermitian matrix whose lower (``"L"``) or upper (``"U"``) triangle is that of ``A``.
 

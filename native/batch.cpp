@@ -1,6 +1,9 @@
 // The C interface: which instruction set, which width, which thread. See eigengrad/native.py for its other side.
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
+#include <new>
 
 #include "kernel.hpp"
 #include "threads.hpp"
@@ -76,34 +79,106 @@ static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int
     });
 }
 
-// roots: square roots of the eigenvalues (at least floor), or their reciprocals.
+// Whether products are made of many matrices at once, one in each lane, or of one after the other: the same bits. Complex
+// matrices (`planes` 2, not 1) have no lanes.
+template <class T>
+static bool in_lanes(int planes, long batch, int n) {
+    return planes == 1 && n <= 24 && 2 * batch >= functions(T())->width;
+}
+
+// V diag(x) V^H of any number of matrices, on this thread.
+template <class T>
+static void recompose(const Functions<T>& f, int planes, const T* vectors, const T* x, T* result, int count, int n) {
+    const long size = long(n) * n * planes;
+    const bool lanes = in_lanes<T>(planes, count, n);
+    const int step = lanes ? f.width : 1;
+    for (int done = 0; done < count; done += step) {
+        const T *v = vectors + done * size, *values = x + long(done) * n;
+        T* to = result + done * size;
+        if (lanes) f.recompose(v, values, to, count - done < step ? count - done : step, n, scratch);
+        else functions(T())->recompose_long[planes - 1](v, values, to, n, scratch);
+    }
+}
+
+// Of eigenvalues, which are at least floor, the square roots or their reciprocals.
+template <class T>
+static void take_roots(T* x, long count, T floor, int inverse) {
+    for (long k = 0; k < count; ++k) {
+        T s = std::sqrt(x[k] < floor ? floor : x[k]);
+        x[k] = inverse ? 1 / s : s;
+    }
+}
+
 template <class T>
 static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    long size = long(n) * n;
+    const long size = long(n) * n;
     return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count) {
         T *x = roots + first * n, *v = vectors + first * size;
         f.eigh(matrices + first * size, x, v, count, n, scratch);
-        for (long k = 0; k < long(count) * n; ++k) {
-            T s = std::sqrt(x[k] < floor ? floor : x[k]);
-            x[k] = inverse ? 1 / s : s;
-        }
-        for (int done = 0; done < count; done += f.width)
-            f.recompose(v + done * size, x + done * n, result + (first + done) * size,
-                        count - done < f.width ? count - done : f.width, n, scratch);
+        take_roots(x, long(count) * n, floor, inverse);
+        recompose(f, 1, v, x, result + first * size, count, n);
+    });
+}
+
+// The same with all that lies between in double precision.
+static int root_through_double(int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors,
+                               long batch, int n, int threads) {
+    const long all = batch * n * n, some = batch * n;
+    const std::unique_ptr<double[]> memory(new (std::nothrow) double[3 * all + some]);
+    double *a = memory.get(), *x = a + all, *v = x + all, *values = v + all;
+    if (!a) return 1;
+    std::copy_n(matrices, all, a);
+    const int failed = root<double>(inverse, a, floor, x, values, v, batch, n, threads);
+    std::copy_n(x, all, result);
+    std::copy_n(v, all, vectors);
+    std::copy_n(values, some, roots);
+    return failed;
+}
+
+template <class T>
+static int recompose(int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
+    const Functions<T>& f = width_for<T>(batch, n, threads);
+    const long size = long(n) * n * planes, group = in_lanes<T>(planes, batch, n) ? f.width : 1;
+    return !for_groups(batch, group, planes * cost_of_products(n), threads, [&](long first, int count) {
+        recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n);
     });
 }
 
 template <class T>
-static int pull_back(const PullBack<T>& all, long batch, int n, int threads) {
+static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
+    const long size = long(n) * n * planes;
+    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long first, int) {
+        functions(T())->refine[planes - 1](matrices + first * size, vectors + first * size, values + first * n, n, scratch);
+    });
+}
+
+// The root by eigenvectors that are there, once they are refined.
+template <class T>
+static int refined_root(int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch,
+                        int n, int threads) {
+    const Functions<T>& f = *functions(T());
+    const long size = long(n) * n * planes;
+    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long first, int) {
+        T *x = roots + first * n, *v = vectors + first * size;
+        f.refine[planes - 1](matrices + first * size, v, x, n, scratch);
+        take_roots(x, n, floor, inverse);
+        f.recompose_long[planes - 1](v, x, result + first * size, n, scratch);
+    });
+}
+
+template <class T>
+static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    long size = long(n) * n, weights = all.kind == inverse_square_root ? n : size;
-    return !for_groups(batch, f.width, cost_of_products(n), threads, [&](long first, int count) {
+    const long size = long(n) * n * planes, weights = all.of_root() ? n : long(n) * n;
+    const bool lanes = in_lanes<T>(planes, batch, n);
+    return !for_groups(batch, lanes ? f.width : 1, planes * cost_of_products(n), threads, [&](long first, int count) {
         PullBack<T> job = all;
         job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;
         job.result += first * size;
         if (job.diagonal) job.diagonal += first * n;
-        f.pull_back(job, count, n, scratch);
+        if (lanes) f.pull_back(job, count, n, scratch);
+        else functions(T())->pull_back_long[planes - 1](job, n, scratch);
     });
 }
 
@@ -170,6 +245,7 @@ static int affine_backward(const T* data, const Data& all, int d, const T* g, co
 }  // namespace eigengrad
 
 // Every function returns 0, or 1 if memory ran out. Arrays are contiguous; n is at least 1. Eigenvectors lie in rows.
+// Planes are 2 for complex numbers, which are pairs, and 1 for real ones.
 #define EIGENGRAD_INTERFACE(T, suffix)                                                                                 \
     extern "C" __attribute__((visibility("default"))) int eigengrad_eigh_##suffix(                                     \
         const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
@@ -179,13 +255,33 @@ static int affine_backward(const T* data, const Data& all, int d, const T* g, co
         int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {    \
         return eigengrad::root(inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
     }                                                                                                                  \
+    extern "C" __attribute__((visibility("default"))) int eigengrad_recompose_##suffix(                                \
+        int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {                         \
+        return eigengrad::recompose(planes, vectors, x, result, batch, n, threads);                                    \
+    }                                                                                                                  \
+    extern "C" __attribute__((visibility("default"))) int eigengrad_refine_##suffix(                                   \
+        int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {                        \
+        return eigengrad::refine(planes, matrices, vectors, values, batch, n, threads);                                \
+    }                                                                                                                  \
+    extern "C" __attribute__((visibility("default"))) int eigengrad_refined_root_##suffix(                             \
+        int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,       \
+        int threads) {                                                                                                 \
+        return eigengrad::refined_root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);   \
+    }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
-        int kind, const T* vectors, const T* cotangent, int transposed, const T* weights, const T* diagonal,           \
-        T* result, long batch, int n, int threads) {                                                                   \
-        return eigengrad::pull_back(eigengrad::PullBack<T>{eigengrad::Weights(kind), vectors, cotangent,               \
+        int planes, int kind, const T* vectors, const T* cotangent, int transposed, const T* weights,                  \
+        const T* diagonal, T* result, long batch, int n, int threads) {                                                \
+        return eigengrad::pull_back(planes,                                                                            \
+                                    eigengrad::PullBack<T>{eigengrad::Weights(kind), vectors, cotangent,               \
                                                            transposed != 0, weights, diagonal, result},                \
                                     batch, n, threads);                                                                \
     }
+
+extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(
+    int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch, int n,
+    int threads) {
+    return eigengrad::root_through_double(inverse, matrices, floor, result, roots, vectors, batch, n, threads);
+}
 
 // The passes over data: see eigengrad/native_passes.py.
 #define EIGENGRAD_PASSES(T, suffix)                                                                                    \

@@ -110,6 +110,13 @@ void recompose(const T* vectors, const T* values, T* result, int count, int n, W
     store_symmetric(out, result, count, n);
 }
 
+// Of the derivative of a root: 1/(x + y), or -x^2 y^2/(x + y).
+template <class V>
+EIGENGRAD_INLINE V root_weight(Weights kind, V x, V y) {
+    V weight = V(typename V::scalar(1)) / (x + y);
+    return kind == square_root ? weight : -weight * (x * x) * (y * y);
+}
+
 template <class V, class T = typename V::scalar>
 void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
     V* next = static_cast<V*>(memory.reserve(memory.owner, (4 * n * long(n | 1) + n) * sizeof(V)));
@@ -125,15 +132,12 @@ void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
         product(w, g, v.transposed(), n, false);
         product(p, v, w, n, true);
     }
-    if (job.kind != inverse_square_root) {
+    if (!job.of_root()) {
         load_matrices(job.weights, count, n, w);
     } else {
         load_vectors(job.weights, count, n, next);
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j <= i; ++j) {
-                V weight = V(T(1)) / (next[i] + next[j]);
-                w(i, j) = -weight * (next[i] * next[i]) * (next[j] * next[j]);
-            }
+            for (int j = 0; j <= i; ++j) w(i, j) = root_weight(job.kind, next[i], next[j]);
     }
     for (int i = 0; i < n; ++i)
         for (int j = 0; j <= i; ++j) {

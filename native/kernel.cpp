@@ -4,6 +4,7 @@
 #include "kernel.hpp"
 
 #include "gradient.hpp"
+#include "long.hpp"
 #include "passes.hpp"
 #include "solve.hpp"
 
@@ -15,7 +16,16 @@ namespace eigengrad::EIGENGRAD_ISA {
 template <class T, int W>
 constexpr Functions<T> functions() {
     using V = Vec<T, W>;
-    return {W, solve<V>, recompose<V>, pull_back<V>, moments<V>, affine<V>, affine_backward<V>};
+    return {W,
+            solve<V>,
+            recompose<V>,
+            pull_back<V>,
+            {recompose_long<V, 1>, recompose_long<V, 2>},
+            {pull_back_long<V, 1>, pull_back_long<V, 2>},
+            {refine<V, 1>, refine<V, 2>},
+            moments<V>,
+            affine<V>,
+            affine_backward<V>};
 }
 
 #if defined(__AVX512VL__)

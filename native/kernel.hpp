@@ -11,18 +11,20 @@ struct Workspace {
 };
 
 // How the weights of a derivative are had; see gradient.hpp.
-enum Weights { eigenvectors = 0, given = 1, inverse_square_root = 2 };
+enum Weights { eigenvectors = 0, given = 1, square_root = 2, inverse_square_root = 3 };
 
-// One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them.
+// One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them. Weights and diagonal are real.
 template <class T>
 struct PullBack {
     Weights kind;
     const T* vectors;   // eigenvectors in rows
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
-    const T* weights;   // (n, n); for the inverse square root (n), its eigenvalues
+    const T* weights;   // (n, n); for the roots (n), their eigenvalues
     const T* diagonal;  // (n), or null
     T* result;
+
+    bool of_root() const { return kind == square_root || kind == inverse_square_root; }
 };
 
 // Some units of one group of channels: `first` to `last` of all, of which each image has `segments`. Inputs and outputs
@@ -51,6 +53,10 @@ struct Functions {
     void (*eigh)(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
     void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
     void (*pull_back)(const PullBack<T>&, int count, int n, Workspace);
+    // The same of one matrix, real or complex (long.hpp).
+    void (*recompose_long[2])(const T* rows, const T* x, T* result, int n, Workspace);
+    void (*pull_back_long[2])(const PullBack<T>&, int n, Workspace);
+    void (*refine[2])(const T* matrix, T* rows, T* values, int n, Workspace);
     void (*moments)(const Units<T>&, int d, T* mean, T* scatter, Workspace);
     void (*affine)(const Units<T>&, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace);
     void (*affine_backward)(const Units<T>&, const T* g, int d, const T* matrix, const T* centre, T* gx, T* g_matrix,

@@ -104,13 +104,12 @@ def test_second_divided_difference_of_a_custom_function(generator: torch.Generat
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-@pytest.mark.parametrize("n", [2, 12, 13, 17, 24, 32, 48])
+@pytest.mark.parametrize("n", [2, 12, 13, 17, 24, 32, 33, 40, 48, 64, 128])
 def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     """Single precision against double, at a condition of 10, half of the spectrum tied or none.
 
-    Beyond 32 rows a single matrix is LAPACK's in single precision, whose inverse root comes to 2.3e-6.
+    Of one matrix, where LAPACK decomposes, and of several, where the compiled kernel does; by the lower triangle.
     """
-    limit = 2e-6 if n <= 32 else 3e-6
     wide = torch.complex128 if dtype.is_complex else torch.float64
     for tied in (False, True):
         L = torch.linspace(1, 10, n, dtype=torch.float64)
@@ -121,11 +120,11 @@ def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator
             function = FUNCTIONS[name]
             leaf = A.to(wide).requires_grad_()
             expected = torch.autograd.grad(function(leaf), leaf, G.to(wide))[0]
-            for copies in (1, 64):
-                several = A.expand(copies, n, n).clone().requires_grad_()
+            for copies in (1, 64 if n < 64 else 8):
+                several = A.tril().expand(copies, n, n).clone().requires_grad_()
                 value = function(several)
                 gradient = torch.autograd.grad(value, several, G.expand_as(value))[0][-1]
-                assert torch.linalg.matrix_norm(gradient - expected) < limit * torch.linalg.matrix_norm(expected)
+                assert torch.linalg.matrix_norm(gradient - expected) < 2e-6 * torch.linalg.matrix_norm(expected)
 
 
 @pytest.mark.parametrize(

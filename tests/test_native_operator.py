@@ -93,5 +93,5 @@ def test_operator_contract() -> None:
 
 
 def test_interface_is_plain_c() -> None:
-    for name in ("eigengrad_eigh_float64", "eigengrad_root_float64", "eigengrad_pull_back_float64"):
-        assert isinstance(native._LIBRARY[name], ctypes._CFuncPtr)
+    for name in native._ARGUMENTS:
+        assert isinstance(native._LIBRARY[f"eigengrad_{name}_float32"], ctypes._CFuncPtr)

@@ -22,6 +22,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.eigh import mirrored
 from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.matrix_functions.decomposition import conjugate, decompose, recompose
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
 
@@ -191,19 +192,22 @@ class _Value(Function):
 
     @staticmethod
     def forward(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        L, V = solvers.decompose(A, solver)
-        return (V * f(L).unsqueeze(-2)) @ V.mH, L, V
+        L, V = decompose(A, solver)
+        return recompose(V, f(L)), L, V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         A, ctx.f, _ = inputs
         _, L, V = output
         ctx.mark_non_differentiable(L, V)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(A, L, V)
         ctx.save_for_forward(A, L, V)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
+        if g is None:
+            return None, None, None
         A, L, V = ctx.saved_tensors
         return _derivative(A, g, ctx.f, L, V), None, None
 
@@ -218,7 +222,7 @@ class _Derivative(Function):
 
     @staticmethod
     def forward(A: Tensor, E: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        return V @ (f.first(L.unsqueeze(-1), L.unsqueeze(-2)) * (V.mH @ E @ V)) @ V.mH
+        return conjugate(V, f.first(L.unsqueeze(-1), L.unsqueeze(-2)), E)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import native, solvers
+from eigengrad import native_products, solvers
 from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.matrix_functions.decomposition import root
 from eigengrad.matrix_functions.embedding import embed, embeds, extract
 
 __all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
@@ -114,58 +115,40 @@ def _checked(floor: float) -> float:
     return floor
 
 
-def _fused(A: Tensor, solver: solvers.Solver) -> bool:
-    return isinstance(solver, solvers.Auto | solvers.Native) and native.multiplies(A)
-
-
-_SMALL = 12
-"""Up to this n, a single matrix takes the kernel a tenth longer in double precision than in single."""
-
-
-def _fused_root(A: Tensor, floor: float, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`eigengrad.native.root`, for few small matrices through double precision, as :func:`solvers.decompose`."""
-    if A.dtype == torch.float64 or A.shape[-1] > _SMALL or native.chosen(A):
-        return native.root(A, floor, inverse=inverse)
-    X, x, V = native.root(A.double(), floor, inverse=inverse)
-    return X.float(), x.float(), V.float()
-
-
 def _reciprocal_sums(s: Tensor) -> Tensor:
     return (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
 
 
 class _SquareRoot(Function):
-    """``A -> S`` with ``S S = A``; also W and V of :func:`lyapunov`, as constants."""
+    """``A -> S`` with ``S S = A``; also ``s``, the eigenvalues of S, and V, as constants."""
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        if _fused(A, solver):
-            S, s, V = _fused_root(A, floor, inverse=False)
-            return S, _reciprocal_sums(s), V
-        L, V = solvers.decompose(A, solver)
-        s = L.clamp_min(floor).sqrt()
-        return (V * s.unsqueeze(-2)) @ V.mH, _reciprocal_sums(s), V
+        return root(A, floor, solver, inverse=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        S, W, V = output
-        ctx.mark_non_differentiable(W, V)
-        ctx.save_for_backward(S, W, V)
-        ctx.save_for_forward(S, W, V)
+        S, s, V = output
+        ctx.mark_non_differentiable(s, V)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(S, s, V)
+        ctx.save_for_forward(S, s, V)
 
     @staticmethod
-    def backward(ctx: Any, gS: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        S, W, V = ctx.saved_tensors
+    def backward(ctx: Any, gS: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
+        if gS is None:
+            return None, None, None
+        S, s, V = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return lyapunov(S, hermitian_part(gS), W, V), None, None
-        if native.multiplies(V, gS):
-            return native.pull_back(V, gS, W, kind="function"), None, None
-        return _Lyapunov.forward(S, hermitian_part(gS), W, V), None, None
+            return lyapunov(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
+        if native_products.multiplies(V, gS):
+            return native_products.pull_back(V, gS, s, kind="square_root"), None, None
+        return _Lyapunov.forward(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        S, W, V = ctx.saved_tensors
-        return lyapunov(S, hermitian_part(dA), W, V), None, None
+        S, s, V = ctx.saved_tensors
+        return lyapunov(S, hermitian_part(dA), _reciprocal_sums(s), V), None, None
 
 
 class _Lyapunov(Function):
@@ -198,26 +181,25 @@ class _InverseSquareRoot(Function):
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        if _fused(A, solver):
-            return _fused_root(A, floor, inverse=True)
-        L, V = solvers.decompose(A, solver)
-        x = L.clamp_min(floor).rsqrt()
-        return (V * x.unsqueeze(-2)) @ V.mH, x, V
+        return root(A, floor, solver, inverse=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         X, x, V = output
         ctx.mark_non_differentiable(x, V)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(X, x, V)
         ctx.save_for_forward(X, x, V)
 
     @staticmethod
-    def backward(ctx: Any, gX: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
+        if gX is None:
+            return None, None, None
         X, x, V = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
-        if native.multiplies(V, gX):
-            return native.pull_back(V, gX, x, kind="inverse_square_root"), None, None
+        if native_products.multiplies(V, gX):
+            return native_products.pull_back(V, gX, x, kind="inverse_square_root"), None, None
         return _InverseRootDerivative.forward(X, hermitian_part(gX), x, V), None, None
 
     @staticmethod
@@ -231,11 +213,10 @@ class _InverseRootDerivative(Function):
 
     @staticmethod
     def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
-        if native.multiplies(V, B):
-            return native.pull_back(V, B, x, kind="inverse_square_root")
-        product = x.unsqueeze(-1) * x.unsqueeze(-2)
-        W = product / -(x.unsqueeze(-1) + x.unsqueeze(-2)) * product
-        return V @ (W * (V.mH @ B @ V)) @ V.mH
+        if native_products.multiplies(V, B):
+            return native_products.pull_back(V, B, x, kind="inverse_square_root")
+        scaled = V * x.unsqueeze(-2)  # the weights are -x_i x_j/(s_i + s_j), s = 1/x: no factor leaves the range early
+        return V @ (_reciprocal_sums(-1 / x) * (scaled.mH @ B @ scaled)) @ V.mH
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

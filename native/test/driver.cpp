@@ -10,7 +10,10 @@
 #define EIGENGRAD_DECLARE(T, suffix)                                                                                   \
     extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
     extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
-    extern "C" int eigengrad_pull_back_##suffix(int, const T*, const T*, int, const T*, const T*, T*, long, int, int); \
+    extern "C" int eigengrad_pull_back_##suffix(int, int, const T*, const T*, int, const T*, const T*, T*, long, int,   \
+                                                    int);                                                              \
+    extern "C" int eigengrad_refine_##suffix(int, const T*, T*, T*, long, int, int);                                   \
+    extern "C" int eigengrad_recompose_##suffix(int, const T*, const T*, T*, long, int, int);                          \
     extern "C" int eigengrad_moments_##suffix(const T*, const long*, int, T*, T*, T*, int);                            \
     extern "C" int eigengrad_affine_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*, int, int);  \
     extern "C" int eigengrad_affine_backward_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*,    \
@@ -21,8 +24,19 @@
     static auto root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                                   \
         return eigengrad_root_##suffix(1, a, T(1e-3), x, s, v, batch, n, threads);                                     \
     }                                                                                                                  \
-    static auto pull_back(int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch, int n) {         \
-        return eigengrad_pull_back_##suffix(kind, v, g, kind == 0, w, d, y, batch, n, 2);                              \
+    static auto pull_back(int planes, int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch,      \
+                          int n) {                                                                                     \
+        return eigengrad_pull_back_##suffix(planes, kind, v, g, kind == 0, w, d, y, batch, n, 2);                      \
+    }                                                                                                                  \
+    static auto refine(int planes, const T* a, T* v, T* l, long batch, int n) {                                        \
+        return eigengrad_refine_##suffix(planes, a, v, l, batch, n, 2);                                                \
+    }                                                                                                                  \
+    static auto recompose(int planes, const T* v, const T* x, T* y, long batch, int n) {                               \
+        return eigengrad_recompose_##suffix(planes, v, x, y, batch, n, 2);                                             \
+    }                                                                                                                  \
+    extern "C" int eigengrad_refined_root_##suffix(int, int, const T*, T, T*, T*, T*, long, int, int);                 \
+    static auto refined_root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                           \
+        return eigengrad_refined_root_##suffix(1, 1, a, T(1), x, s, v, batch, n, threads);                             \
     }                                                                                                                  \
     static auto moments(const T* x, const long* sizes, int d, T* counts, T* means, T* scatters) {                      \
         return eigengrad_moments_##suffix(x, sizes, d, counts, means, scatters, 2);                                    \
@@ -37,6 +51,7 @@
 
 EIGENGRAD_DECLARE(float, float32)
 EIGENGRAD_DECLARE(double, float64)
+extern "C" int eigengrad_root_through_double_float32(int, const float*, float, float*, float*, float*, long, int, int);
 extern "C" int eigengrad_choose_instructions(int);
 extern "C" long eigengrad_chunks(const long*, long);
 
@@ -66,9 +81,17 @@ static bool check(long batch, int n, int threads, T scale) {
             }
     auto w = array(batch * size);
     good = good && !root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
-    for (int kind = 0; kind < 3; ++kind)
-        good = good && !pull_back(kind, v.get(), a.get(), kind == 2 ? l.get() : w.get(), kind ? nullptr : l.get(),
-                                  y.get(), batch, n);
+    if constexpr (sizeof(T) == 4)
+        good = good && !eigengrad_root_through_double_float32(0, a.get(), 0, y.get(), l.get(), v.get(), batch, n, threads);
+    good = good && !refined_root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
+    for (int planes = 1; planes < 3; ++planes) {
+        auto z = array(batch * size * planes), from = array(batch * size * planes);
+        for (int kind = 0; kind < 4; ++kind)
+            good = good && !pull_back(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
+                                      kind ? nullptr : l.get(), z.get(), batch, n);
+        good = good && !recompose(planes, from.get(), l.get(), z.get(), batch, n);
+        good = good && !refine(planes, z.get(), from.get(), l.get(), batch, n);
+    }
     if (!good) std::printf("wrong: n = %d, batch %ld, %zu bytes\n", n, batch, sizeof(T));
     return good;
 }

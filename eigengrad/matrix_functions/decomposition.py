@@ -1,0 +1,102 @@
+"""From a matrix to its eigenvectors and back, as functions of a matrix need it.
+
+These are as accurate as the decomposition lets them be, and in single precision a solver's error is several times that
+of everything that follows. Small matrices therefore go through double precision, where that is cheap, and the
+decomposition of larger ones is corrected to first order:
+
+    V <- V (3 I - V^H V)/2,    l_i <- v_i^H A v_i,
+
+Newton's step to the nearest matrix with orthonormal columns, and Rayleigh's quotients. Neither divides by a difference.
+The gradient of ``A^(-1/2)`` at a condition of 10 has up to 3.5e-6 of relative error without (n = 33 to 160), and less
+than 2e-6 with them.
+
+Source: Björck and Bowie, 1971 (the step); Parlett, *The Symmetric Eigenvalue Problem*, 1998, chapter 4 (the quotients).
+"""
+
+import torch
+from torch import Tensor
+
+from eigengrad import native, native_products, solvers
+from eigengrad.native_wins import smallest_batch_of_roots
+
+__all__ = ["conjugate", "decompose", "recompose", "root"]
+
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+_LARGEST_IN_DOUBLE = 32
+"""Up to this n LAPACK's error in single precision is largest, and double precision takes a half longer at most."""
+
+_LARGEST_ROOT_IN_DOUBLE = 12
+"""Up to this n, the kernel's root of a few matrices takes a tenth longer in double precision than in single."""
+
+_LARGEST_UNCORRECTED = 48
+"""Up to this n what the kernel finds needs no correction. (Its eigenvalues are Rayleigh's quotients at any n.)"""
+
+
+def decompose(A: Tensor, solver: solvers.Solver) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, by ``solver`` as it is unless that is ``"auto"``.
+
+    The eigenvalues of matrices in single precision may be out of order by their rounding errors.
+    """
+    L, V, crude = _decompose(A, solver)
+    return _corrected(A, V) if crude else (L, V)
+
+
+def _decompose(A: Tensor, solver: solvers.Solver) -> tuple[Tensor, Tensor, bool]:
+    """Also whether these are to be corrected."""
+    if not isinstance(solver, solvers.Auto) or A.dtype not in _WIDER or not A.is_cpu or A.dim() < 2:
+        return *solver(A), False
+    n, by_kernel = A.shape[-1], native.eager(A) and native.chosen(A)
+    if n <= _LARGEST_IN_DOUBLE and not by_kernel:
+        L, V = solver(A.to(_WIDER[A.dtype]))
+        return L.to(torch.float32), V.to(A.dtype), False
+    return *solver(A), not by_kernel or n > _LARGEST_UNCORRECTED
+
+
+def _corrected(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    if native_products.multiplies(V):
+        return native_products.refine(A, V)
+    V = 1.5 * V - 0.5 * (V @ (V.mH @ V))
+    half = A.tril()  # A by its lower triangle: with half of the diagonal, it gives half of a quotient's real part
+    half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return 2 * torch.linalg.vecdot(V, half @ V, dim=-2).real, V
+
+
+def recompose(V: Tensor, x: Tensor) -> Tensor:
+    """``V diag(x) V^H`` for ``V (*, n, n)`` and real ``x (*, n)``."""
+    return native_products.recompose(V, x) if native_products.multiplies(V, weights=x) else (V * x.unsqueeze(-2)) @ V.mH
+
+
+def conjugate(V: Tensor, W: Tensor, B: Tensor) -> Tensor:
+    """``V (W o (V^H B V)) V^H`` for symmetric ``W`` and Hermitian ``B``, all ``(*, n, n)``."""
+    if native_products.multiplies(V, B, weights=W):
+        return native_products.pull_back(V, B, W, kind="function")
+    return V @ (W * (V.mH @ B @ V)) @ V.mH
+
+
+def root(A: Tensor, floor: float, solver: solvers.Solver, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``.
+
+    Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. Few small matrices take one call of the kernel.
+    """
+    if _in_one_call(A, solver):
+        few_and_small = A.shape[-1] <= _LARGEST_ROOT_IN_DOUBLE and not native.chosen(A)
+        return native_products.root(
+            A, floor, inverse=inverse, through_double=A.dtype == torch.float32 and few_and_small
+        )
+    L, V, crude = _decompose(A, solver)
+    if crude:
+        if native_products.multiplies(V):
+            return native_products.refined_root(A, V, floor, inverse=inverse)
+        L, V = _corrected(A, V)
+    L = L.clamp_min(floor)
+    x = L.rsqrt() if inverse else L.sqrt()
+    return recompose(V, x), x, V
+
+
+def _in_one_call(A: Tensor, solver: solvers.Solver) -> bool:
+    if A.is_complex() or not isinstance(solver, solvers.Auto | solvers.Native) or not native_products.multiplies(A):
+        return False
+    n = A.shape[-1]
+    corrected = isinstance(solver, solvers.Auto) and A.dtype == torch.float32 and n > _LARGEST_UNCORRECTED
+    return not corrected and A.numel() >= n * n * smallest_batch_of_roots(n)

@@ -1,0 +1,125 @@
+"""The compiled products with eigenvectors: functions of a matrix, and derivatives that are weights in the eigenbasis.
+
+Real matrices and complex ones. Many small real matrices are taken at once, one in each lane of the vector
+registers, others one after the other, with the same bits. Each call stands for about ten of torch's operators, which
+for small matrices cost more than the products.
+"""
+
+import torch
+from torch import Tensor
+
+from eigengrad import native
+from eigengrad.native_wins import LARGEST_OF_PRODUCTS
+
+__all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root"]
+
+_PLANES = {torch.float32: 1, torch.float64: 1, torch.complex64: 2, torch.complex128: 2}
+_KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root")
+
+
+def multiplies(V: Tensor, *others: Tensor, weights: Tensor | None = None) -> bool:
+    """Whether products of the eigenvectors ``V (*, n, n)`` with ``others`` go through the kernel rather than torch.
+
+    Not with ``weights`` that are other than real numbers, one for each eigenvector or for each two: a user's function
+    may give anything that torch's operators take.
+    """
+    if not (native.available() and native.eager(V, *others) and V.is_cpu and V.dtype in _PLANES and V.dim() > 1):
+        return False
+    if V.shape[-1] != V.shape[-2] or V.shape[-1] > LARGEST_OF_PRODUCTS:
+        return False
+    if weights is None:
+        return True
+    return weights.dtype == V.dtype.to_real() and weights.shape in (V.shape, V.shape[:-1]) and native.eager(weights)
+
+
+def _plain(X: Tensor) -> Tensor:
+    """``X`` as it lies in memory: contiguous, and not the lazy conjugate of what lies there."""
+    return (X.resolve_conj() if X.is_complex() else X).contiguous()
+
+
+def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, in one pass.
+
+    Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. What lies between float32 input and output may be
+    in double precision. Eager tensors only (:func:`eigengrad.native.eager`).
+    """
+    A = A.contiguous()
+    X, (x, V) = torch.empty_like(A), native.empty_pairs(A)
+    if A.numel():
+        pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
+        name = "root_through_double" if through_double else "root"
+        native.run(name, A.dtype, int(inverse), A.data_ptr(), floor, *pointers, *native.sizes(A))
+    return X, x, V
+
+
+def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors without the first order of their errors: ``V (3 I - V^H V)/2``, and its quotients.
+
+    Args:
+        A: Hermitian matrices ``(*, n, n)``, by the lower triangle.
+        V: their eigenvectors ``(*, n, n)``, in columns that are contiguous; they are overwritten.
+
+    Eager tensors only (:func:`eigengrad.native.eager`).
+    """
+    A, rows = _plain(A), V.mT
+    assert rows.is_contiguous()
+    L = A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
+    if A.numel():
+        pointers = (A.data_ptr(), rows.data_ptr(), L.data_ptr())
+        native.run("refine", A.dtype.to_real(), _PLANES[A.dtype], *pointers, *native.sizes(A))
+    return L, V
+
+
+def refined_root(A: Tensor, V: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`refine`, and :func:`root` with the eigenvectors that it gives, in one pass. ``A`` may be complex."""
+    A, rows = _plain(A), V.mT
+    assert rows.is_contiguous()
+    X, x = torch.empty_like(A), A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
+    if A.numel():
+        pointers = (X.data_ptr(), x.data_ptr(), rows.data_ptr())
+        how = (_PLANES[A.dtype], int(inverse), A.data_ptr(), floor)
+        native.run("refined_root", A.dtype.to_real(), *how, *pointers, *native.sizes(A))
+    return X, x, V
+
+
+def recompose(V: Tensor, x: Tensor) -> Tensor:
+    """``V diag(x) V^H`` for ``V (*, n, n)`` and real ``x (*, n)``.
+
+    Eager tensors only (:func:`eigengrad.native.eager`).
+    """
+    rows, x = _plain(V.mT), x.contiguous()
+    result = torch.empty_like(rows)
+    if V.numel():
+        pointers = (rows.data_ptr(), x.data_ptr(), result.data_ptr())
+        native.run("recompose", V.dtype.to_real(), _PLANES[V.dtype], *pointers, *native.sizes(V))
+    return result
+
+
+def pull_back(
+    V: Tensor, cotangent: Tensor, weights: Tensor, *, kind: str = "eigenvectors", diagonal: Tensor | None = None
+) -> Tensor:
+    """A cotangent of ``A``, or a tangent of a function of it, through the eigenvectors, in one pass over the batch.
+
+    Args:
+        V: eigenvectors ``(*, n, n)``.
+        cotangent: G ``(*, n, n)``.
+        weights: real, as ``kind`` has it.
+        kind: ``"eigenvectors"`` gives the Hermitian part of ``V (K o (V^H G) + diag(diagonal)) V^H`` with ``weights``
+            K ``(*, n, n)``; ``"function"`` gives ``V (W o (V^H herm(G) V)) V^H`` with symmetric ``weights`` W
+            ``(*, n, n)``; ``"square_root"`` and ``"inverse_square_root"`` the same with the W of these functions, made
+            from ``weights (*, n)``, the eigenvalues of the root.
+        diagonal: ``(*, n)``, real, or None for zeros.
+
+    Eager tensors only (:func:`eigengrad.native.eager`).
+    """
+    rows, weights = _plain(V.mT), weights.contiguous()
+    transposed = cotangent.mT.is_contiguous()
+    G = _plain(cotangent.mT if transposed else cotangent)
+    diagonal = None if diagonal is None else diagonal.contiguous()
+    result = torch.empty_like(rows)
+    if V.numel():
+        inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
+        outputs = (None if diagonal is None else diagonal.data_ptr(), result.data_ptr())
+        how = (_PLANES[V.dtype], _KINDS.index(kind))
+        native.run("pull_back", V.dtype.to_real(), *how, *inputs, *outputs, *native.sizes(V))
+    return result

@@ -1,0 +1,184 @@
+// A square matrix by itself, a vector holding neighbouring entries of a row: products, transposes, ways in and out.
+//
+// Complex matrices are two planes, real and imaginary parts, and their products four real ones. A sum runs over k in
+// ascending order, as the one in gradient.hpp.
+
+#pragma once
+
+#include "simd.hpp"
+#include "transpose.hpp"
+
+namespace eigengrad::EIGENGRAD_ISA {
+
+#if defined(__AVX512F__)
+constexpr int dense_rows = 8;
+#else
+constexpr int dense_rows = 4;
+#endif
+
+// One plane, padded with zeros to whole vectors and blocks of rows.
+template <class V>
+struct Plane {
+    using T = typename V::scalar;
+    T* data;
+    int n, padded;
+    long ld;  // no power of two, which would let the rows of a column fall on one cache set
+
+    static constexpr int pad(int n) {
+        constexpr int to = V::lanes > dense_rows ? V::lanes : dense_rows;
+        return (n + to - 1) / to * to;
+    }
+    static constexpr long stride(int n) { return pad(n) + (V::lanes < 8 ? 8 : V::lanes); }
+    static constexpr long size(int n) { return pad(n) * stride(n); }
+    static Plane take(T*& memory, int n) {
+        Plane result{memory, n, pad(n), stride(n)};
+        memory += size(n);
+        return result;
+    }
+
+    EIGENGRAD_INLINE T* row(int i) const { return data + i * ld; }
+    EIGENGRAD_INLINE V at(int i, int j) const { return V::load(row(i) + j); }
+    EIGENGRAD_INLINE void set(int i, int j, V x) const { x.store(row(i) + j); }
+
+    // Calls what(i, j) for the vectors that cover the matrix, or its lower triangle.
+    template <class What>
+    EIGENGRAD_INLINE void each(bool lower, What what) const {
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < (lower ? i + 1 : n); j += V::lanes) what(i, j);
+    }
+};
+
+template <int R, int C, bool minus, class V, class T = typename V::scalar>
+EIGENGRAD_INLINE void dense_block(const T* a, const T* b, long ld, int n, T* out, bool add) {
+    V sum[R][C];
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) sum[r][c] = add ? V::load(out + r * ld + c * V::lanes) : V(T(0));
+    for (int k = 0; k < n; ++k, b += ld) {
+        V x[C];
+        for (int c = 0; c < C; ++c) x[c] = V::load(b + c * V::lanes);
+        for (int r = 0; r < R; ++r) {
+            V y(a[r * ld + k]);
+            for (int c = 0; c < C; ++c) sum[r][c] = minus ? fnma(y, x[c], sum[r][c]) : fma(y, x[c], sum[r][c]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) sum[r][c].store(out + r * ld + c * V::lanes);
+}
+
+// Not inlined, as the products in passes.hpp.
+template <int C, bool minus, class V>
+__attribute__((noinline)) void dense_columns(Plane<V> out, Plane<V> a, Plane<V> b, int from, int j, bool add) {
+    for (int i = from; i < out.padded; i += dense_rows)
+        dense_block<dense_rows, C, minus, V>(a.row(i), b.row(0) + j, out.ld, out.n, out.row(i) + j, add);
+}
+
+// out = a b, or out += or -= a b; if `lower`, at least its lower triangle.
+template <bool minus, class V>
+void dense_product(Plane<V> out, Plane<V> a, Plane<V> b, bool lower, bool add) {
+    for (int left = out.padded / V::lanes, j = 0; left > 0;) {
+        int from = lower ? j / dense_rows * dense_rows : 0, take = left == 4 ? 2 : left < 3 ? left : 3;
+        if (take == 3) dense_columns<3, minus>(out, a, b, from, j, add);
+        else if (take == 2) dense_columns<2, minus>(out, a, b, from, j, add);
+        else dense_columns<1, minus>(out, a, b, from, j, add);
+        left -= take, j += take * V::lanes;
+    }
+}
+
+// The tile at (i, j) to (j, i).
+template <bool minus, class V>
+EIGENGRAD_INLINE void transpose_tile(Plane<V> from, int i, int j, Plane<V> to) {
+    V x[V::lanes];
+    for (int w = 0; w < V::lanes; ++w) x[w] = minus ? -from.at(i + w, j) : from.at(i + w, j);
+    transpose(x);
+    for (int w = 0; w < V::lanes; ++w) to.set(j + w, i, x[w]);
+}
+
+// A real matrix (P = 1) or a complex one (P = 2).
+template <class V, int P>
+struct Dense {
+    using T = typename V::scalar;
+    Plane<V> plane[P];
+
+    static constexpr long size(int n) { return P * Plane<V>::size(n); }
+    static Dense take(T*& memory, int n) {
+        Dense result;
+        for (Plane<V>& p : result.plane) p = Plane<V>::take(memory, n);
+        return result;
+    }
+
+    // From rows of n numbers, complex ones interleaved.
+    void load(const T* from, bool conjugate = false) const {
+        const int n = plane[0].n, padded = plane[0].padded;
+        for (int i = 0; i < padded; ++i) {
+            const int used = i < n ? n : 0;
+            const T* row = from + long(i) * n * P;
+            if constexpr (P == 1) {
+                if (used) __builtin_memcpy(plane[0].row(i), row, n * sizeof(T));
+            } else {
+                T *re = plane[0].row(i), *im = plane[1].row(i), sign = conjugate ? -1 : 1;
+                for (int j = 0; j < used; ++j) re[j] = row[2 * j], im[j] = sign * row[2 * j + 1];
+            }
+            for (const Plane<V>& p : plane)
+                for (int j = used; j < padded; ++j) p.row(i)[j] = 0;
+        }
+    }
+
+    void store(T* to, bool conjugate = false) const {
+        const int n = plane[0].n;
+        for (int i = 0; i < n; ++i, to += n * P)
+            if constexpr (P == 1) {
+                __builtin_memcpy(to, plane[0].row(i), n * sizeof(T));
+            } else {
+                const T *re = plane[0].row(i), *im = plane[1].row(i), sign = conjugate ? -1 : 1;
+                for (int j = 0; j < n; ++j) to[2 * j] = re[j], to[2 * j + 1] = sign * im[j];
+            }
+    }
+
+    template <bool conjugate>
+    void transpose_into(Dense to) const {
+        for (int i = 0; i < plane[0].padded; i += V::lanes)
+            for (int j = 0; j < plane[0].padded; j += V::lanes) {
+                transpose_tile<false>(plane[0], i, j, to.plane[0]);
+                if constexpr (P == 2) transpose_tile<conjugate>(plane[1], i, j, to.plane[1]);
+            }
+    }
+
+    // Hermitian, by its lower triangle; of the diagonal the real part.
+    void mirror() const {
+        for (int i = 0; i < plane[0].padded; i += V::lanes) {
+            for (int j = 0; j < i; j += V::lanes) {
+                transpose_tile<false>(plane[0], i, j, plane[0]);
+                if constexpr (P == 2) transpose_tile<true>(plane[1], i, j, plane[1]);
+            }
+            for (int w = 0; w < V::lanes; ++w) {
+                for (int x = 0; x < w; ++x) {
+                    plane[0].row(i + x)[i + w] = plane[0].row(i + w)[i + x];
+                    if constexpr (P == 2) plane[1].row(i + x)[i + w] = -plane[1].row(i + w)[i + x];
+                }
+                if constexpr (P == 2) plane[1].row(i + w)[i + w] = 0;
+            }
+        }
+    }
+
+    // this = a b; if `lower`, at least its lower triangle.
+    void set_product(Dense a, Dense b, bool lower) const {
+        dense_product<false>(plane[0], a.plane[0], b.plane[0], lower, false);
+        if constexpr (P == 2) {
+            dense_product<true>(plane[0], a.plane[1], b.plane[1], lower, true);
+            dense_product<false>(plane[1], a.plane[0], b.plane[1], lower, false);
+            dense_product<false>(plane[1], a.plane[1], b.plane[0], lower, true);
+        }
+    }
+
+    // The Hermitian part, with `other` as memory.
+    void symmetrise(Dense other) const {
+        const V half = V(T(0.5));
+        transpose_into<true>(other);
+        for (int q = 0; q < P; ++q)
+            plane[q].each(false, [&](int i, int j) {
+                plane[q].set(i, j, half * (plane[q].at(i, j) + other.plane[q].at(i, j)));
+            });
+    }
+};
+
+}  // namespace eigengrad::EIGENGRAD_ISA

@@ -1,0 +1,109 @@
+// Products with the eigenvectors of one matrix after the other, for those too long for lanes, and complex ones. Of a real
+// matrix, the operations of gradient.hpp entry by entry in the same order, hence the same bits.
+
+#pragma once
+
+#include "dense.hpp"
+#include "gradient.hpp"
+#include "kernel.hpp"
+
+namespace eigengrad::EIGENGRAD_ISA {
+
+// Memory for some matrices and a vector behind them.
+template <class V, int P, class T = typename V::scalar>
+T* reserve_long(int matrices, int n, Workspace memory) {
+    const long numbers = matrices * Dense<V, P>::size(n) + Plane<V>::pad(n);
+    return static_cast<T*>(memory.reserve(memory.owner, numbers * long(sizeof(T))));
+}
+
+// Eigenvectors from rows: V, and V^H.
+template <class V, int P, class T = typename V::scalar>
+void load_eigenvectors(const T* rows, Dense<V, P> vectors, Dense<V, P> adjoint) {
+    adjoint.load(rows, true);
+    adjoint.template transpose_into<true>(vectors);
+}
+
+template <class V, int P, class T = typename V::scalar>
+void recompose_long(const T* rows, const T* x, T* result, int n, Workspace memory) {
+    T* next = reserve_long<V, P>(4, n, memory);
+    auto take = [&] { return Dense<V, P>::take(next, n); };
+    Dense<V, P> v = take(), vh = take(), scaled = take(), out = take();
+    load_eigenvectors(rows, v, vh);
+    for (int q = 0; q < P; ++q)
+        vh.plane[q].each(false, [&](int k, int j) { scaled.plane[q].set(k, j, V(x[k]) * vh.plane[q].at(k, j)); });
+    out.set_product(v, scaled, true);
+    out.mirror();
+    out.store(result);
+}
+
+template <class V, int P, class T = typename V::scalar>
+void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
+    T* next = reserve_long<V, P>(6, n, memory);
+    auto take = [&] { return Dense<V, P>::take(next, n); };
+    Dense<V, P> v = take(), vh = take(), g = take(), p = take(), other = take();
+    const Plane<V> w = take().plane[0];
+    const bool hermitian = job.kind != eigenvectors;
+    load_eigenvectors(job.vectors, v, vh);
+    g.load(job.cotangent, hermitian && job.transposed);  // the adjoint has the same Hermitian part
+    if (hermitian) {
+        g.symmetrise(other);
+        other.set_product(g, v, false);
+        p.set_product(vh, other, true);
+    } else {
+        if (job.transposed) g.template transpose_into<false>(other);
+        p.set_product(vh, job.transposed ? other : g, false);
+    }
+    if (!job.of_root()) {
+        Dense<V, 1>{{w}}.load(job.weights);
+    } else {
+        T* x = next;
+        for (int k = 0; k < w.padded; ++k) x[k] = k < n ? job.weights[k] : T(1);
+        w.each(true, [&](int i, int j) { w.set(i, j, root_weight(job.kind, V(x[i]), V::load(x + j))); });
+    }
+    for (const Plane<V>& plane : p.plane)
+        plane.each(hermitian, [&](int i, int j) { plane.set(i, j, w.at(i, j) * plane.at(i, j)); });
+    if (hermitian) p.mirror();
+    else p.symmetrise(other);
+    if (job.diagonal)
+        for (int k = 0; k < n; ++k) p.plane[0].row(k)[k] += job.diagonal[k];
+    g.set_product(p, vh, false);
+    other.set_product(v, g, true);
+    other.mirror();
+    other.store(job.result);
+}
+
+// To first order in their errors, eigenvectors that are orthonormal and eigenvalues of A: V (3 I - V^H V)/2, and the
+// quotients v^H A v of what that gives. V in rows, in place; of A the lower triangle.
+template <class V, int P, class T = typename V::scalar>
+void refine(const T* matrix, T* rows, T* values, int n, Workspace memory) {
+    T* next = reserve_long<V, P>(4, n, memory);
+    auto take = [&] { return Dense<V, P>::take(next, n); };
+    Dense<V, P> v = take(), vh = take(), a = take(), product = take();
+    load_eigenvectors(rows, v, vh);
+    a.set_product(vh, v, true);
+    a.mirror();
+    product.set_product(a, vh, false);
+    for (int q = 0; q < P; ++q)
+        vh.plane[q].each(false, [&](int i, int j) {
+            vh.plane[q].set(i, j, fnma(V(T(0.5)), product.plane[q].at(i, j), V(T(1.5)) * vh.plane[q].at(i, j)));
+        });
+    vh.store(rows, true);
+    vh.template transpose_into<true>(v);
+    a.load(matrix);
+    a.mirror();
+    product.set_product(a, v, false);
+    for (int j = 0; j < n; j += V::lanes) {
+        V sum[8];  // several, for their rounding errors
+        for (V& s : sum) s = V(T(0));
+        for (int i = 0; i < n; ++i)
+            for (int q = 0; q < P; ++q) {
+                V& s = sum[(i * P + q) % 8];
+                s = fma(product.plane[q].at(i, j), v.plane[q].at(i, j), s);
+            }
+        T lanes[V::lanes];
+        (((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]))).store(lanes);
+        for (int w = 0; w < V::lanes && j + w < n; ++w) values[j + w] = lanes[w];
+    }
+}
+
+}  // namespace eigengrad::EIGENGRAD_ISA

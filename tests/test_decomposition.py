@@ -1,0 +1,59 @@
+"""Eigenvalues and eigenvectors for functions of a matrix in single precision: better than a solver's own."""
+
+import pytest
+import torch
+from spectra import hermitian
+from torch import Tensor
+
+from eigengrad import native, solvers
+from eigengrad.matrix_functions.decomposition import decompose
+
+
+def errors(A: Tensor, L: Tensor, V: Tensor) -> tuple[float, float]:
+    """The largest departures of a batch: of ``V^H V`` from the identity; of eigenvalues, each relative to itself."""
+    wide = (A.tril() + A.tril(-1).mH).to(torch.complex128)
+    exact, V = torch.linalg.eigvalsh(wide), V.to(wide.dtype)
+    departure = V.mH @ V - torch.eye(A.shape[-1])
+    relative = (L - exact) / exact
+    return torch.linalg.matrix_norm(departure).max().item(), torch.linalg.vector_norm(relative, dim=-1).max().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("n", [33, 40, 64])
+def test_corrected_to_first_order(n: int, several: bool, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Against LAPACK in the same precision; the lower triangle alone counts, as there."""
+    A = torch.stack([hermitian(torch.linspace(1, 10, n), dtype, generator) for _ in range(16)]).tril()
+    A = A if several else A[0]
+    orthogonality, eigenvalues = errors(A, *decompose(A, solvers.Auto()))
+    of_lapack = errors(A, *torch.linalg.eigh(A))
+    by_kernel = several and dtype == torch.float32 and native.available()
+    if n > 48 or not by_kernel:  # up to there the kernel's own eigenvectors are good enough
+        assert orthogonality < 0.4 * of_lapack[0]
+    assert eigenvalues < (1.1 if dtype.is_complex else 0.8) * of_lapack[1]
+
+
+@pytest.mark.parametrize("n", [2, 40, 64])
+def test_one_bad_matrix_among_many(n: int) -> None:
+    A = torch.eye(n).repeat(64, 1, 1)
+    A[3, 1, 0] = torch.nan
+    if not native.available():
+        pytest.skip("LAPACK refuses the whole batch")
+    L, V = decompose(A, solvers.Auto())
+    good = torch.arange(64) != 3
+    assert L[3].isnan().all() and V[3].isnan().all()
+    assert torch.equal(L[good], torch.ones(63, n)) and torch.equal(V[good], torch.eye(n).expand(63, n, n))
+
+
+@pytest.mark.parametrize("n", [0, 1, 40])
+def test_zero_and_empty(n: int) -> None:
+    for batch in ((), (0,), (2, 0, 3)):
+        L, V = decompose(torch.zeros(*batch, n, n), solvers.Auto())
+        assert L.shape == (*batch, n) and V.shape == (*batch, n, n)
+        assert not L.any() and V.isfinite().all()
+
+
+def test_another_solver_is_taken_as_it_is(generator: torch.Generator) -> None:
+    A = hermitian(torch.linspace(1, 2, 40), torch.float32, generator)
+    for found, expected in zip(decompose(A, solvers.Eigh()), torch.linalg.eigh(A), strict=True):
+        assert torch.equal(found, expected)
