@@ -16,11 +16,11 @@ ROOTS = {"sqrtm": eg.sqrtm, "inv_sqrtm": eg.inv_sqrtm}
 every_root = pytest.mark.parametrize("name", ROOTS)
 
 
-def batch(generator: torch.Generator, dtype: torch.dtype = torch.complex128, size: int = 70) -> Tensor:
+def batch(generator: torch.Generator, dtype: torch.dtype = torch.complex128, size: int = 140) -> Tensor:
     """Of size 4: separated, tied, tied three times, clustered, of any scale."""
     L = torch.tensor([[1, 2, 3, 4], [1, 2, 2, 3], [2, 2, 2, 5], [1, 1 + 1e-9, 2, 3], [1, 1, 1, 1]], dtype=torch.float64)
     scale = 10.0 ** torch.arange(-3, 4, dtype=torch.float64)
-    L = (L * scale[:, None, None]).flatten(0, 1).repeat(2, 1)[:size]
+    L = (L * scale[:, None, None]).flatten(0, 1).repeat(4, 1)[:size]
     return hermitian(L, generator=generator, dtype=dtype)
 
 
@@ -55,7 +55,7 @@ def test_finite_differences(name: str, generator: torch.Generator) -> None:
     A = batch(generator, size=5)[1]
 
     def function(X: Tensor) -> Tensor:
-        several = ((X + X.mH) / 2).expand(64, 4, 4)
+        several = ((X + X.mH) / 2).expand(128, 4, 4)
         assert embeds(several, "auto")
         return ROOTS[name](several)[::40]
 
