@@ -25,8 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-FEW_TERMS = 32
-"""Up to here a series is summed by multiplications: faster than the closed form, and as accurate."""
+from eigengrad.geometric_series import pairs, series_kernel
 
 __all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
 
@@ -60,7 +59,7 @@ class Exact:
     """
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        row, column = _pairs(eigenvalues)
+        row, column = pairs(eigenvalues)
         dropped = _diagonal(eigenvalues) | ((row == 0) & (column == 0))
         return _reciprocal_except(column - row, dropped)
 
@@ -94,7 +93,7 @@ class PowerIteration:
         _check_count("PowerIteration", "iterations", self.iterations, least=1)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
+        return series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.iterations, smallest)
@@ -121,7 +120,7 @@ class Taylor:
         _check_count("Taylor", "degree", self.degree, least=0)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return _series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
+        return series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.degree + 1, smallest)
@@ -240,18 +239,13 @@ def check_rule(gradient: object) -> None:
         raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
 
 
-def _pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    """``L[i]`` as a column vector and ``L[j]`` as a row vector, ready to broadcast to ``(*, n, n)``."""
-    return eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
-
-
 def _diagonal(eigenvalues: Tensor) -> Tensor:
     return torch.eye(eigenvalues.shape[-1], dtype=torch.bool, device=eigenvalues.device)
 
 
 def _gaps(eigenvalues: Tensor) -> Tensor:
     """``L[j] - L[i]``. The diagonal has no derivative: two huge ones that cancel would round all others away."""
-    row, column = _pairs(eigenvalues)
+    row, column = pairs(eigenvalues)
     return (column - row).masked_fill(_diagonal(eigenvalues), 0.0)
 
 
@@ -266,75 +260,6 @@ def _scale(eigenvalues: Tensor) -> Tensor:
 def _reciprocal_except(gap: Tensor, dropped: Tensor) -> Tensor:
     """``1/gap``, and 0 (with zero derivative) where ``dropped``."""
     return torch.where(dropped, torch.inf, gap).reciprocal()
-
-
-def _series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -> Tensor:
-    """``(1/a) sum_{k<major_terms} r^k`` where the column is the major, ``-(1/a) sum_{k<minor_terms} r^k`` elsewhere.
-
-    A few terms are summed by multiplications alone, many in closed form, at a cost that does not depend on T. Choices
-    are products with 0 and 1, since on a CPU ``torch.where`` costs as much as ten of them.
-    """
-    row, column = _pairs(eigenvalues)
-    magnitude_row, magnitude_column = _pairs(eigenvalues.abs())
-    difference = magnitude_column - magnitude_row
-
-    # 1 where the column is the major, -1 where the row is, 0 on the diagonal; equal magnitudes go by the index.
-    ones = eigenvalues.new_ones(eigenvalues.shape[-1], eigenvalues.shape[-1])
-    side = difference.detach().sgn().mul_(2.0).add_(ones.triu(1) - ones.tril(-1)).sgn_()
-    major = side.relu()
-    minor = major - side
-
-    # The signed 1/a: 0 for an a so small that T/a would overflow.
-    negligible = eigenvalues.abs() < float(max(major_terms, minor_terms)) * torch.finfo(eigenvalues.dtype).tiny
-    inverse_row, inverse_column = _pairs(torch.where(negligible, torch.inf, eigenvalues).reciprocal())
-    inverse = torch.addcmul(major * inverse_column, minor, inverse_row, value=-1)
-
-    distance = (column - row) * inverse  # 1 - r, in [0, 2]; exact for floating-point neighbours
-    if max(major_terms, minor_terms) <= FEW_TERMS:
-        total, next_term = _sum_of_few(1.0 - distance, minor_terms)
-        if major_terms > minor_terms:
-            total = torch.addcmul(total, major, next_term)
-    else:
-        shortfall = side * difference * inverse.abs()  # 1 - abs(r)
-        total = _sum_of_many(distance, shortfall, major, major_terms, minor_terms)
-    return total * inverse
-
-
-def _sum_of_few(ratio: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-    """``S_m = sum_{k<m} r^k`` and ``r^m`` by the bits of m: ``S_2m = S_m + r^m S_m`` and ``S_(m+1) = S_m + r^m``.
-
-    Right at a tie with all derivatives, being a polynomial. The error is that of r, carried along: at most
-    ``m`` roundings of the sum, or of 1 where terms of alternating sign cancel.
-    """
-    if terms == 0:
-        return torch.zeros_like(ratio), torch.ones_like(ratio)
-    total, power = torch.ones_like(ratio), ratio
-    for bit in f"{terms:b}"[1:]:
-        total, power = torch.addcmul(total, total, power), power * power
-        if bit == "1":
-            total, power = total + power, power * ratio
-    return total, power
-
-
-def _sum_of_many(distance: Tensor, shortfall: Tensor, major: Tensor, major_terms: int, minor_terms: int) -> Tensor:
-    """``(1 - r^T)/(1 - r)`` for ``distance = 1 - r`` and ``shortfall = 1 - abs(r)``, so that no difference cancels.
-
-    * ``1 - abs(r)^T = -expm1(T log1p(-shortfall))``;
-    * around ``r = 1`` the first two terms of the expansion in ``1 - r``, which carry the value T at a tie and the
-      derivative there, where that of the quotient would cancel.
-    """
-    eps = torch.finfo(distance.dtype).eps
-    terms = float(minor_terms) + (float(major_terms) - float(minor_terms)) * major
-    decay = torch.expm1(terms * torch.log1p(-shortfall.clamp_max(1.0 - eps / 2)))  # abs(r)^T - 1, short of log(0)
-
-    sign = torch.sgn(1.0 - distance)  # of r; then of r^T
-    minor = 1.0 - major
-    sign = major * (sign if major_terms % 2 else 1.0) + minor * (sign if minor_terms % 2 else 1.0)
-    remainder = (1.0 - sign) - sign * decay  # 1 - r^T
-
-    order = (terms - 1.0) * distance
-    tied = torch.relu(torch.sgn(eps**0.5 - order))
-    return torch.lerp(remainder / (distance + tied), terms * (1.0 - 0.5 * order), tied)
 
 
 def _divide(numerator: float, denominator: float) -> float:

@@ -1,5 +1,7 @@
 """PyTorch's expectations of a normalisation layer, row by row: each one is run on ``nn.BatchNorm`` itself as well.
 
+Here what it does to data; as a module, see ``test_batchnorm_module.py``.
+
 Different, and why:
 
 * A wrong number of channels is a ``ValueError`` here, a ``RuntimeError`` there: users' mistakes are ``ValueError``.
@@ -12,81 +14,27 @@ Different, and why:
 """
 
 import copy
-import inspect
-import io
-import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-import eigengrad as eg
-
-C = 6
-SHAPES = [(12, C), (12, C, 5), (8, C, 4, 3), (4, C, 3, 2, 2)]
-IMAGES = (8, C, 4, 3)
-Make = Callable[..., nn.Module]
-
-
-def batch_norm(dimensions: int = 4, **options: object) -> nn.Module:
-    if "bias" in options and "bias" not in inspect.signature(nn.BatchNorm2d).parameters:
-        pytest.skip(f"BatchNorm has no argument bias in torch {torch.__version__}")
-    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[dimensions]
-    return kind(C, **{"eps": 1e-4} | options)  # type: ignore[arg-type]
-
-
-def whitening_with_one_left(dimensions: int = 4, **options: object) -> nn.Module:
-    return eg.nn.ZCAWhitening(C, group_size=5, **options)  # type: ignore[arg-type]
-
-
-def whitening(dimensions: int = 4, **options: object) -> nn.Module:
-    return eg.nn.ZCAWhitening(C, group_size=4, **options)  # type: ignore[arg-type]
-
-
-def paper_whitening(dimensions: int = 4, **options: object) -> nn.Module:
-    return eg.nn.ZCAWhitening(C, group_size=4, gradient=eg.PowerIteration(), solver="svd", **options)  # type: ignore[arg-type]
-
-
-def denoising(dimensions: int = 4, **options: object) -> nn.Module:
-    return eg.nn.PCADenoising(C, rank=4, **options)  # type: ignore[arg-type]
-
-
-def denoising_by_energy(dimensions: int = 4, **options: object) -> nn.Module:
-    return eg.nn.PCADenoising(C, energy=0.8, errors="skip", **options)  # type: ignore[arg-type]
-
-
-every_layer = pytest.mark.parametrize(
-    "make", [batch_norm, whitening, whitening_with_one_left, paper_whitening, denoising, denoising_by_energy]
+from layers import (
+    IMAGES,
+    SHAPES,
+    C,
+    Make,
+    assert_same_buffers,
+    buffers,
+    denoising,
+    denoising_by_energy,
+    draw,
+    every_layer,
+    paper_whitening,
+    trained,
+    whitening,
+    whitening_with_one_left,
 )
-
-
-def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Correlated channels with a mean, and spectra without ties."""
-    generator = torch.Generator().manual_seed(seed)
-    mixing = torch.eye(shape[1]) + torch.randn(shape[1], shape[1], generator=torch.Generator().manual_seed(7)) / 2
-    data = torch.randn(shape[0], *shape[2:], shape[1], generator=generator) @ mixing + 2.0
-    return data.movedim(-1, 1).contiguous().to(dtype)
-
-
-def trained(make: Make, dimensions: int = 4, **options: object) -> nn.Module:
-    """With parameters and running estimates of its own."""
-    layer = make(dimensions, **options)
-    generator = torch.Generator().manual_seed(3)
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, 0.5, 1.5, generator=generator)
-    for seed in (11, 12):
-        layer(draw(*SHAPES[dimensions - 2], seed=seed, dtype=options.get("dtype", torch.float32)))  # type: ignore[arg-type]
-    return layer
-
-
-def buffers(layer: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in layer.named_buffers()}
-
-
-def assert_same_buffers(layer: nn.Module, before: dict[str, Tensor]) -> None:
-    for name, buffer in layer.named_buffers():
-        torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
+from torch import Tensor, nn
 
 
 @every_layer
@@ -322,126 +270,3 @@ def test_input_is_left_alone_and_output_may_be_overwritten(make: Make) -> None:
     before = x.detach().clone()
     layer(x).relu_().sum().backward()
     torch.testing.assert_close(x.detach(), before, rtol=0, atol=0)
-
-
-@every_layer
-def test_copies(make: Make) -> None:
-    """state_dict, deepcopy, pickle and torch.save: the copy does what the original does, and shares nothing."""
-    layer, x = trained(make), draw(*IMAGES)
-    loaded = make()
-    assert not loaded.load_state_dict(layer.state_dict()).missing_keys
-    file = io.BytesIO()
-    torch.save(layer, file)
-    file.seek(0)
-    copies = [loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)]
-    expected = layer.eval()(x)
-    for other in copies:
-        torch.testing.assert_close(other.eval()(x), expected, rtol=0, atol=0)
-        assert repr(other) == repr(layer)
-        other.train()(x)
-    torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
-
-
-@every_layer
-def test_meta_device(make: Make) -> None:
-    """Made without memory, given some, reset: as new. And shapes can be computed without data."""
-    layer = make(device="meta")
-    for training in (True, False):
-        assert layer.train(training)(torch.empty(IMAGES, device="meta")).shape == IMAGES
-    layer = layer.train().to_empty(device="cpu")
-    layer.reset_parameters()
-    x = draw(*IMAGES)
-    torch.testing.assert_close(layer(x), make()(x), rtol=0, atol=0)
-    torch.testing.assert_close(layer.state_dict(), make_after(make, x), rtol=0, atol=0)
-
-
-def make_after(make: Make, x: Tensor) -> dict[str, Tensor]:
-    layer = make()
-    layer(x)
-    return layer.state_dict()
-
-
-@every_layer
-def test_factory_arguments_and_conversion(make: Make) -> None:
-    layer = make(dtype=torch.float64)
-    assert {t.dtype for t in layer.state_dict().values()} == {torch.float64, torch.long}
-    assert layer(draw(*IMAGES, dtype=torch.float64)).dtype == torch.float64
-    assert {t.dtype for t in layer.float().state_dict().values()} == {torch.float32, torch.long}
-
-
-@every_layer
-def test_repr(make: Make) -> None:
-    shown = repr(make(momentum=None, affine=False, track_running_stats=False))
-    for text in (f"({C}, eps=0.0001, momentum=None, affine=False, ", "track_running_stats=False"):
-        assert text in shown
-    assert make is batch_norm or "bias=False, " in shown  # torch 2.11 does not show it
-
-
-@every_layer
-def test_one_value_per_channel(make: Make) -> None:
-    """No moments in training, unless told to skip; evaluation needs none."""
-    x = draw(1, C, 1, 1)
-    assert make().eval()(x).shape == x.shape
-    if make is denoising_by_energy:
-        torch.testing.assert_close(make()(x), x)
-        return
-    with pytest.raises(ValueError, match=r"more than (1|one) value"):
-        make()(x)
-
-
-@every_layer
-def test_wrong_number_of_channels(make: Make) -> None:
-    for layer in (make(), make().eval()):
-        with pytest.raises((ValueError, RuntimeError)):
-            layer(draw(8, C + 1, 4, 3))
-
-
-@every_layer
-def test_sync_conversion_leaves_other_layers_alone(make: Make) -> None:
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(make()))[0]
-    assert isinstance(converted, nn.SyncBatchNorm) == (make is batch_norm)
-
-
-@every_layer
-def test_vmap_without_statistics(make: Make) -> None:
-    """An ensemble of batches, and gradients for each."""
-    layer = make(track_running_stats=False)
-    x = torch.stack([draw(*IMAGES, seed=seed) for seed in range(3)])
-    expected = torch.stack([layer(batch) for batch in x])
-    torch.testing.assert_close(torch.func.vmap(layer, randomness="error")(x), expected, rtol=1e-4, atol=1e-4)
-
-    def loss(x: Tensor) -> Tensor:
-        return (layer(x) ** 3).sum()
-
-    expected = torch.stack([torch.func.grad(loss)(batch) for batch in x])
-    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x), expected, rtol=1e-3, atol=1e-3)
-
-
-@every_layer
-@pytest.mark.parametrize("training", [True, False])
-def test_compile_network(make: Make, training: bool) -> None:
-    """One graph; outputs, gradients and running estimates as in eager."""
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, C, 3), trained(make), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
-    x = torch.rand(8, 3, 6, 6)
-    network.eval()(x)
-    twin = copy.deepcopy(network.train(training))
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-4)
-    (compiled(x) ** 2).sum().backward()
-    (network(x) ** 2).sum().backward()
-    for actual, expected in zip(twin.parameters(), network.parameters(), strict=True):
-        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-3, atol=1e-3)
-    for name, buffer in network.named_buffers():
-        torch.testing.assert_close(twin.get_buffer(name), buffer, rtol=1e-4, atol=1e-4)
-
-
-@every_layer
-def test_export(make: Make) -> None:
-    """The evaluation network with a free batch size, and no decomposition in it."""
-    network, x = nn.Sequential(nn.Conv2d(3, C, 3), trained(make), nn.ReLU()).eval(), torch.rand(4, 3, 6, 6)
-    program = torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    assert not any("linalg" in str(node.target) for node in program.graph.nodes)
-    for batch in (x, torch.rand(7, 3, 6, 6)):
-        torch.testing.assert_close(program.module()(batch), network(batch), rtol=1e-5, atol=1e-5)

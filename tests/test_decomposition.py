@@ -1,12 +1,16 @@
-"""Eigenvalues and eigenvectors for functions of a matrix in single precision: better than a solver's own."""
+"""Functions of a matrix in single precision: with a decomposition better than a solver's own, their gradients."""
 
 import pytest
 import torch
 from spectra import hermitian
 from torch import Tensor
 
+import eigengrad as eg
 from eigengrad import native, solvers
 from eigengrad.matrix_functions.decomposition import decompose
+
+FUNCTIONS = (eg.sqrtm, eg.inv_sqrtm, eg.logm, lambda A: eg.powm(A, 0.3))
+"""Those whose derivatives do not range much wider than the eigenvalues."""
 
 
 def errors(A: Tensor, L: Tensor, V: Tensor) -> tuple[float, float]:
@@ -57,3 +61,26 @@ def test_another_solver_is_taken_as_it_is(generator: torch.Generator) -> None:
     A = hermitian(torch.linspace(1, 2, 40), torch.float32, generator)
     for found, expected in zip(decompose(A, solvers.Eigh()), torch.linalg.eigh(A), strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("n", [2, 12, 13, 17, 24, 32, 33, 40, 48, 64, 128])
+def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Single precision against double, at a condition of 10, half of the spectrum tied or none.
+
+    Of one matrix, where LAPACK decomposes, and of several, where the compiled kernel does; by the lower triangle.
+    """
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    for tied in (False, True):
+        L = torch.linspace(1, 10, n, dtype=torch.float64)
+        L[: n // 2] = L[0] if tied else L[: n // 2]
+        A = hermitian(L, dtype, generator)
+        G = torch.randn(n, n, dtype=dtype, generator=generator)
+        for function in FUNCTIONS:
+            leaf = A.to(wide).requires_grad_()
+            expected = torch.autograd.grad(function(leaf), leaf, G.to(wide))[0]
+            for copies in (1, 64 if n < 64 else 8):
+                several = A.tril().expand(copies, n, n).clone().requires_grad_()
+                value = function(several)
+                gradient = torch.autograd.grad(value, several, G.expand_as(value))[0][-1]
+                assert torch.linalg.matrix_norm(gradient - expected) < 2e-6 * torch.linalg.matrix_norm(expected)

@@ -103,30 +103,6 @@ def test_second_divided_difference_of_a_custom_function(generator: torch.Generat
         assert abs(found - float(expected)) < 1e-12 * largest
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-@pytest.mark.parametrize("n", [2, 12, 13, 17, 24, 32, 33, 40, 48, 64, 128])
-def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Single precision against double, at a condition of 10, half of the spectrum tied or none.
-
-    Of one matrix, where LAPACK decomposes, and of several, where the compiled kernel does; by the lower triangle.
-    """
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    for tied in (False, True):
-        L = torch.linspace(1, 10, n, dtype=torch.float64)
-        L[: n // 2] = L[0] if tied else L[: n // 2]
-        A = hermitian(L, dtype, generator)
-        G = torch.randn(n, n, dtype=dtype, generator=generator)
-        for name in ("sqrtm", "inv_sqrtm", "logm", "powm", "matrix_function"):  # the others' derivatives range wider
-            function = FUNCTIONS[name]
-            leaf = A.to(wide).requires_grad_()
-            expected = torch.autograd.grad(function(leaf), leaf, G.to(wide))[0]
-            for copies in (1, 64 if n < 64 else 8):
-                several = A.tril().expand(copies, n, n).clone().requires_grad_()
-                value = function(several)
-                gradient = torch.autograd.grad(value, several, G.expand_as(value))[0][-1]
-                assert torch.linalg.matrix_norm(gradient - expected) < 2e-6 * torch.linalg.matrix_norm(expected)
-
-
 @pytest.mark.parametrize(
     ("dtype", "scales", "limit"),
     [
