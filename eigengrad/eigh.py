@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eigengrad import native_products, solvers
 from eigengrad.function import Function, hermitian_part, in_full_precision
-from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
+from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule, few_terms
 
 __all__ = ["columns_of", "eigh", "mirrored", "topk_eigh"]
 
@@ -243,8 +243,11 @@ def pull_back(
     U = V[..., columns]
     if gV is None:
         return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
+    fused = columns == slice(None) and not torch.is_grad_enabled() and native_products.multiplies(V, gV)
+    if fused and (terms := few_terms(gradient)):
+        return native_products.pull_back(V, gV, L, kind="series", terms=terms, diagonal=gL)
     K = gradient.kernel(L)
-    if columns == slice(None) and not torch.is_grad_enabled() and native_products.multiplies(V, gV, weights=K):
+    if fused and native_products.multiplies(V, weights=K):
         return native_products.pull_back(V, gV, K, diagonal=gL)
     rotated = V @ (K[..., columns] * (V.mH @ gV))
     if gL is not None:

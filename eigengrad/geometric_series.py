@@ -8,7 +8,7 @@ term is 1, and with its derivatives there.
 import torch
 from torch import Tensor
 
-__all__ = ["pairs", "series_kernel"]
+__all__ = ["FEW_TERMS", "pairs", "series_kernel"]
 
 FEW_TERMS = 32
 """Up to here a series is summed by multiplications: faster than the closed form, and as accurate."""
@@ -19,12 +19,15 @@ def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
     return eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
 
 
-def series_kernel(eigenvalues: Tensor, *, major_terms: int, minor_terms: int) -> Tensor:
-    """``(1/a) sum_{k<major_terms} r^k`` where the column is the major, ``-(1/a) sum_{k<minor_terms} r^k`` elsewhere.
+def series_kernel(eigenvalues: Tensor, terms: tuple[int, int]) -> Tensor:
+    """``(1/a) sum_{k<m} r^k`` where the column is the major, ``-(1/a) sum_{k<n} r^k`` elsewhere, for ``terms`` (m, n).
+
+    The compiled kernel does the same for few terms (``native/gradient.hpp``).
 
     A few terms are summed by multiplications alone, many in closed form, at a cost that does not depend on T. Choices
     are products with 0 and 1, since on a CPU ``torch.where`` costs as much as ten of them.
     """
+    major_terms, minor_terms = terms
     row, column = pairs(eigenvalues)
     magnitude_row, magnitude_column = pairs(eigenvalues.abs())
     difference = magnitude_column - magnitude_row

@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from eigengrad.geometric_series import pairs, series_kernel
+from eigengrad.geometric_series import FEW_TERMS, pairs, series_kernel
 
 __all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
 
@@ -92,8 +92,13 @@ class PowerIteration:
     def __post_init__(self) -> None:
         _check_count("PowerIteration", "iterations", self.iterations, least=1)
 
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Of the series, for the major and for the minor."""
+        return self.iterations, self.iterations - 1
+
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return series_kernel(eigenvalues, major_terms=self.iterations, minor_terms=self.iterations - 1)
+        return series_kernel(eigenvalues, self.terms)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.iterations, smallest)
@@ -119,8 +124,13 @@ class Taylor:
     def __post_init__(self) -> None:
         _check_count("Taylor", "degree", self.degree, least=0)
 
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Of the series, for the major and for the minor."""
+        return self.degree + 1, self.degree + 1
+
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        return series_kernel(eigenvalues, major_terms=self.degree + 1, minor_terms=self.degree + 1)
+        return series_kernel(eigenvalues, self.terms)
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(self.degree + 1, smallest)
@@ -237,6 +247,13 @@ def check_rule(gradient: object) -> None:
     """Raise ``TypeError`` unless ``gradient`` is a rule."""
     if isinstance(gradient, type) or not isinstance(gradient, GradientRule):
         raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
+
+
+def few_terms(gradient: GradientRule) -> tuple[int, int] | None:
+    """The terms of a rule that is a short series, which the compiled kernel sums by itself."""
+    if type(gradient) in (PowerIteration, Taylor) and max(gradient.terms) <= FEW_TERMS:  # type: ignore[attr-defined]
+        return gradient.terms  # type: ignore[attr-defined]
+    return None
 
 
 def _diagonal(eigenvalues: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ _ARGUMENTS = {
     "refined_root": "iipxppplii",
     "refine": "ippplii",
     "recompose": "ippplii",
-    "pull_back": "iippippplii",
+    "pull_back": "iiiippippplii",
     "moments": "ppipppi",
     "affine": "ppippppii",
     "affine_backward": "ppippppppi",

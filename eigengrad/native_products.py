@@ -14,7 +14,7 @@ from eigengrad.native_wins import LARGEST_OF_PRODUCTS
 __all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root"]
 
 _PLANES = {torch.float32: 1, torch.float64: 1, torch.complex64: 2, torch.complex128: 2}
-_KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root")
+_KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root", "series")
 
 
 def multiplies(V: Tensor, *others: Tensor, weights: Tensor | None = None) -> bool:
@@ -96,7 +96,13 @@ def recompose(V: Tensor, x: Tensor) -> Tensor:
 
 
 def pull_back(
-    V: Tensor, cotangent: Tensor, weights: Tensor, *, kind: str = "eigenvectors", diagonal: Tensor | None = None
+    V: Tensor,
+    cotangent: Tensor,
+    weights: Tensor,
+    *,
+    kind: str = "eigenvectors",
+    terms: tuple[int, int] = (0, 0),
+    diagonal: Tensor | None = None,
 ) -> Tensor:
     """A cotangent of ``A``, or a tangent of a function of it, through the eigenvectors, in one pass over the batch.
 
@@ -105,9 +111,11 @@ def pull_back(
         cotangent: G ``(*, n, n)``.
         weights: real, as ``kind`` has it.
         kind: ``"eigenvectors"`` gives the Hermitian part of ``V (K o (V^H G) + diag(diagonal)) V^H`` with ``weights``
-            K ``(*, n, n)``; ``"function"`` gives ``V (W o (V^H herm(G) V)) V^H`` with symmetric ``weights`` W
-            ``(*, n, n)``; ``"square_root"`` and ``"inverse_square_root"`` the same with the W of these functions, made
-            from ``weights (*, n)``, the eigenvalues of the root.
+            K ``(*, n, n)``; ``"series"`` the same with the K of a geometric series, made from ``weights (*, n)``, the
+            eigenvalues, and the numbers of ``terms``; ``"function"`` gives ``V (W o (V^H herm(G) V)) V^H`` with
+            symmetric ``weights`` W ``(*, n, n)``; ``"square_root"`` and ``"inverse_square_root"`` the same with the W
+            of these functions, made from ``weights (*, n)``, the eigenvalues of the root.
+        terms: as for :func:`eigengrad.geometric_series.series_kernel`.
         diagonal: ``(*, n)``, real, or None for zeros.
 
     Eager tensors only (:func:`eigengrad.native.eager`).
@@ -120,6 +128,6 @@ def pull_back(
     if V.numel():
         inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
         outputs = (None if diagonal is None else diagonal.data_ptr(), result.data_ptr())
-        how = (_PLANES[V.dtype], _KINDS.index(kind))
+        how = (_PLANES[V.dtype], _KINDS.index(kind), *terms)
         native.run("pull_back", V.dtype.to_real(), *how, *inputs, *outputs, *native.sizes(V))
     return result

@@ -140,7 +140,7 @@ static int refined_root(int planes, int inverse, const T* matrices, T floor, T* 
 template <class T>
 static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, weights = all.of_root() ? n : long(n) * n;
+    const long size = long(n) * n * planes, weights = all.weights_are_given() ? long(n) * n : n;
     const bool lanes = in_lanes<T>(planes, batch, n);
     return !for_groups(batch, lanes ? f.width : 1, planes * cost_of_products(n), threads, [&](long first, int count) {
         PullBack<T> job = all;
@@ -179,12 +179,11 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
         return eigengrad::refined_root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);   \
     }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
-        int planes, int kind, const T* vectors, const T* cotangent, int transposed, const T* weights,                  \
-        const T* diagonal, T* result, long batch, int n, int threads) {                                                \
-        return eigengrad::pull_back(planes,                                                                            \
-                                    eigengrad::PullBack<T>{eigengrad::Weights(kind), vectors, cotangent,               \
-                                                           transposed != 0, weights, diagonal, result},                \
-                                    batch, n, threads);                                                                \
+        int planes, int kind, int major_terms, int minor_terms, const T* vectors, const T* cotangent, int transposed,  \
+        const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {                              \
+        eigengrad::PullBack<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
+                                   {major_terms, minor_terms}, diagonal, result};                                      \
+        return eigengrad::pull_back(planes, all, batch, n, threads);                                                   \
     }
 
 extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(

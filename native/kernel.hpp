@@ -10,8 +10,9 @@ struct Workspace {
     void* owner;
 };
 
-// How the weights of a derivative are had; see gradient.hpp.
-enum Weights { eigenvectors = 0, given = 1, square_root = 2, inverse_square_root = 3 };
+// Which derivative, and how its weights are had: those of eigenvectors given or a geometric series, those of a function
+// given or of a root. See gradient.hpp.
+enum Weights { eigenvectors = 0, function = 1, square_root = 2, inverse_square_root = 3, series = 4 };
 
 // One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them. Weights and diagonal are real.
 template <class T>
@@ -20,11 +21,14 @@ struct PullBack {
     const T* vectors;   // eigenvectors in rows
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
-    const T* weights;   // (n, n); for the roots (n), their eigenvalues
+    const T* weights;   // (n, n); for the roots (n), their eigenvalues; for a series (n), those of the matrix
+    int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
     const T* diagonal;  // (n), or null
     T* result;
 
+    bool of_function() const { return kind == function || of_root(); }
     bool of_root() const { return kind == square_root || kind == inverse_square_root; }
+    bool weights_are_given() const { return kind == eigenvectors || kind == function; }
 };
 
 // Some units of one group of channels: `first` to `last` of all, of which each image has `segments`. Inputs and outputs

@@ -36,13 +36,24 @@ void recompose_long(const T* rows, const T* x, T* result, int n, Workspace memor
     out.store(result);
 }
 
+// Whether the eigenvalues y of columns from j on are of larger magnitude than x, that of row i; of two equal ones, the
+// later is.
+template <class V>
+EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
+    using T = typename V::scalar;
+    T column[V::lanes];
+    for (int w = 0; w < V::lanes; ++w) column[w] = T(j + w);
+    const auto later = V::load(column) > V(T(i));
+    return (abs(y) > abs(x)) | (later & (abs(x) <= abs(y)));
+}
+
 template <class V, int P, class T = typename V::scalar>
 void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
     T* next = reserve_long<V, P>(6, n, memory);
     auto take = [&] { return Dense<V, P>::take(next, n); };
     Dense<V, P> v = take(), vh = take(), g = take(), p = take(), other = take();
     const Plane<V> w = take().plane[0];
-    const bool hermitian = job.kind != eigenvectors;
+    const bool hermitian = job.of_function();
     load_eigenvectors(job.vectors, v, vh);
     g.load(job.cotangent, hermitian && job.transposed);  // the adjoint has the same Hermitian part
     if (hermitian) {
@@ -53,12 +64,19 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
         if (job.transposed) g.template transpose_into<false>(other);
         p.set_product(vh, job.transposed ? other : g, false);
     }
-    if (!job.of_root()) {
+    if (job.weights_are_given()) {
         Dense<V, 1>{{w}}.load(job.weights);
     } else {
         T* x = next;
         for (int k = 0; k < w.padded; ++k) x[k] = k < n ? job.weights[k] : T(1);
-        w.each(true, [&](int i, int j) { w.set(i, j, root_weight(job.kind, V(x[i]), V::load(x + j))); });
+        w.each(hermitian, [&](int i, int j) {
+            V xi(x[i]), xj = V::load(x + j), weight, unused;
+            if (hermitian) weight = root_weight(job.kind, xi, xj);
+            else series_weights(xi, xj, column_is_major(xi, xj, i, j), job.terms, weight, unused);
+            w.set(i, j, weight);
+        });
+        if (!hermitian)
+            for (int k = 0; k < n; ++k) w.row(k)[k] = 0;
     }
     for (const Plane<V>& plane : p.plane)
         plane.each(hermitian, [&](int i, int j) { plane.set(i, j, w.at(i, j) * plane.at(i, j)); });

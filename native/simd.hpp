@@ -278,12 +278,14 @@ struct Limits<float> {
     static constexpr float epsilon = 0x1p-23f;      // spacing of numbers at 1
     static constexpr float negligible = 0x1p-46f;   // eps^2: an entry that can be dropped without trace
     static constexpr float square = 0x1p-100f;      // a sum of squares below has lost digits to underflow
+    static constexpr float smallest = 0x1p-126f;    // normal number
 };
 template <>
 struct Limits<double> {
     static constexpr double epsilon = 0x1p-52;
     static constexpr double negligible = 0x1p-104;
     static constexpr double square = 0x1p-900;
+    static constexpr double smallest = 0x1p-1022;
 };
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -7,13 +7,15 @@ from torch import Tensor
 
 import eigengrad as eg
 from eigengrad import native, native_products
+from eigengrad.gradients import few_terms
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
 SIZES = (1, 2, 3, 5, 8, 15, 16, 17, 24, 25, 33, 64, 100)
 
 
 def close(ours: Tensor, expected: Tensor) -> bool:
-    return relative_error(ours, expected) < 30 * ours.shape[-1] ** 0.5 * torch.finfo(ours.dtype).eps
+    tolerance = 30 * ours.shape[-1] ** 0.5 * torch.finfo(ours.dtype).eps
+    return torch.equal(ours, expected) or relative_error(ours, expected) < tolerance
 
 
 def basis(batch: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -60,6 +62,38 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: int, generator:
             assert torch.equal(ours, ours.mH)
 
 
+RULES = (*map(eg.PowerIteration, (1, 2, 16, 19, 32)), *map(eg.Taylor, (0, 9, 30, 31)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", SIZES)
+def test_series(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+    """The weights of a short series made in the kernel, against those that the rule gives."""
+    real = dtype.to_real()
+    for batch in (1, 40):
+        _, V = basis(batch, n, dtype, generator)
+        G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
+        u = torch.rand(batch, n, dtype=real, generator=generator).sort().values
+        tiny = torch.finfo(real).tiny
+        spectra = [(L, 1.0) for L in (u, 2 * u - 1, (3 * u).round(), (4 * u).round() - 2, torch.zeros_like(u))]
+        spectra += [(40 * tiny * u, 1e3 * tiny), (u * 1e-3 / tiny, 1e-3 / tiny)]  # some have no reciprocal
+        for L, scale in spectra:
+            for rule in RULES:
+                assert few_terms(rule) == rule.terms
+                ours = native_products.pull_back(V, scale * G, L, kind="series", terms=rule.terms)
+                expected = native_products.pull_back(V, scale * G, rule.kernel(L))
+                assert ours.isfinite().all() and close(ours, expected)
+
+
+def test_series_that_the_kernel_does_not_sum() -> None:
+    class Doubled(eg.PowerIteration):
+        def kernel(self, eigenvalues: Tensor) -> Tensor:
+            return 2 * super().kernel(eigenvalues)
+
+    for rule in (eg.PowerIteration(33), eg.Taylor(32), eg.Exact(), Doubled()):
+        assert few_terms(rule) is None
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
 def test_refine(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
@@ -87,13 +121,14 @@ def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: tor
     L, V = basis(40, n, dtype, generator)
     G = torch.randn(40, n, n, dtype=dtype, generator=generator)
     K = torch.randn(40, n, n, dtype=dtype, generator=generator)
-    for kind, weights in {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L}.items():
-        together = native_products.pull_back(V, G, weights, kind=kind, diagonal=L)
-        alone = [
-            native_products.pull_back(V[i : i + 1], G[i : i + 1], weights[i : i + 1], kind=kind, diagonal=L[i : i + 1])
-            for i in range(40)
-        ]
-        assert torch.equal(together, torch.cat(alone))
+    kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "series": L.round()}
+    for kind, weights in kinds.items():
+        options = {"kind": kind, "terms": (19, 18)}
+        together = native_products.pull_back(V, G, weights, diagonal=L, **options)
+        for i in range(40):
+            at = slice(i, i + 1)
+            alone = native_products.pull_back(V[at], G[at], weights[at], diagonal=L[at], **options)
+            assert torch.equal(together[at], alone)
     together = native_products.recompose(V, L)
     assert torch.equal(together, torch.cat([native_products.recompose(V[i : i + 1], L[i : i + 1]) for i in range(40)]))
 

@@ -10,8 +10,8 @@
 #define EIGENGRAD_DECLARE(T, suffix)                                                                                   \
     extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
     extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
-    extern "C" int eigengrad_pull_back_##suffix(int, int, const T*, const T*, int, const T*, const T*, T*, long, int,   \
-                                                    int);                                                              \
+    extern "C" int eigengrad_pull_back_##suffix(int, int, int, int, const T*, const T*, int, const T*, const T*, T*,   \
+                                                long, int, int);                                                       \
     extern "C" int eigengrad_refine_##suffix(int, const T*, T*, T*, long, int, int);                                   \
     extern "C" int eigengrad_recompose_##suffix(int, const T*, const T*, T*, long, int, int);                          \
     extern "C" int eigengrad_moments_##suffix(const T*, const long*, int, T*, T*, T*, int);                            \
@@ -26,7 +26,7 @@
     }                                                                                                                  \
     static auto pull_back(int planes, int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch,      \
                           int n) {                                                                                     \
-        return eigengrad_pull_back_##suffix(planes, kind, v, g, kind == 0, w, d, y, batch, n, 2);                      \
+        return eigengrad_pull_back_##suffix(planes, kind, 5, 4, v, g, kind == 0, w, d, y, batch, n, 2);                \
     }                                                                                                                  \
     static auto refine(int planes, const T* a, T* v, T* l, long batch, int n) {                                        \
         return eigengrad_refine_##suffix(planes, a, v, l, batch, n, 2);                                                \
@@ -86,7 +86,7 @@ static bool check(long batch, int n, int threads, T scale) {
     good = good && !refined_root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
     for (int planes = 1; planes < 3; ++planes) {
         auto z = array(batch * size * planes), from = array(batch * size * planes);
-        for (int kind = 0; kind < 4; ++kind)
+        for (int kind = 0; kind < 5; ++kind)
             good = good && !pull_back(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
                                       kind ? nullptr : l.get(), z.get(), batch, n);
         good = good && !recompose(planes, from.get(), l.get(), z.get(), batch, n);
