@@ -23,23 +23,32 @@ def step(decompose: Callable[[Tensor], tuple[Tensor, Tensor]], A: Tensor, gL: Te
     torch.autograd.grad([L, V], A, [gL, gV])
 
 
+def compare(rule: eg.gradients.GradientRule, batch: int, n: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+    """A step with the rule against torch's, which insists that the loss should not depend on a phase."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(batch, n, 4 * n, dtype=dtype, generator=generator)
+    A = (X @ X.mH / (4 * n)).requires_grad_()
+    G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
+    gL = torch.randn(batch, n, dtype=dtype.to_real(), generator=generator)
+    gV = torch.linalg.eigh(A.detach()).eigenvectors @ (G + G.mH)
+    return ratios(
+        lambda: step(lambda A: eg.eigh(A, gradient=rule), A, gL, gV),
+        {"torch.linalg.eigh": lambda: step(torch.linalg.eigh, A, gL, gV)},
+        rounds=40 if batch > 1 else 300,
+    )
+
+
 def main() -> None:
     """Measure, report, and assert the claim."""
-    generator = torch.Generator().manual_seed(0)
     measured = {}
-    for batch, n in ((1024, 4), (128, 16), (16, 64)):
-        X = torch.randn(batch, n, 4 * n, generator=generator)
-        A = (X @ X.mT / (4 * n)).requires_grad_()
-        gL, gV = torch.randn(batch, n, generator=generator), torch.randn(batch, n, n, generator=generator)
+    for batch, n in ((1024, 4), (128, 16), (16, 64), (1, 3), (1, 64)):
         for label, rule in RULES.items():
-            measured[f"{label}, batch {batch}, n = {n}"] = ratios(
-                lambda A=A, gL=gL, gV=gV, rule=rule: step(lambda A: eg.eigh(A, gradient=rule), A, gL, gV),
-                {"torch.linalg.eigh": lambda A=A, gL=gL, gV=gV: step(torch.linalg.eigh, A, gL, gV)},
-                rounds=40,
-            )
+            measured[f"{label}, batch {batch}, n = {n}"] = compare(rule, batch, n, torch.float32)
+        label = "PowerIteration(19)"
+        measured[f"{label}, complex64, batch {batch}, n = {n}"] = compare(RULES[label], batch, n, torch.complex64)
     report("eigh", measured)
-    ours = measured["PowerIteration(19), batch 16, n = 64"]["torch.linalg.eigh"]["ratio"]
-    claim(f"PowerIteration costs at most 1.4x torch.linalg.eigh at n = 64, batch 16: {ours:.2f}x", ours <= 1.4)
+    ours = max(figures["torch.linalg.eigh"]["ratio"] for case, figures in measured.items() if "Iteration(19)" in case)
+    claim(f"PowerIteration(19) costs at most 1.2x torch.linalg.eigh: {ours:.2f}x", ours <= 1.2)
 
 
 if __name__ == "__main__":
