@@ -6,8 +6,9 @@ For Hermitian ``A = R + i J`` the matrix
             [J,  R]]
 
 is symmetric, has every eigenvalue of A twice, and ``f(E(A)) = E(f(A))``: a function of A is one of E(A), whichever
-eigenvectors are found within the pairs. In batches that pays: for 128 matrices of size 16 (complex64) a root and its
-gradient take two fifths of torch.linalg.eigh's time on two threads, two thirds on one. Both maps are linear.
+eigenvectors are found within the pairs. In batches that pays: for 64 matrices of size 16 (complex64) a root and its
+gradient take two fifths of the time that they do by LAPACK's complex eigenvectors on two threads, a half on one. Both
+maps are linear.
 """
 
 from typing import Any
