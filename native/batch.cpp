@@ -79,6 +79,9 @@ static void take_roots(T* x, long count, T floor, int inverse) {
     }
 }
 
+// Up to this n, eigenvectors in single precision are good enough for a root as they are found.
+constexpr int largest_uncorrected = 12;
+
 template <class T>
 static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
@@ -86,6 +89,9 @@ static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T*
     return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count) {
         T *x = roots + first * n, *v = vectors + first * size;
         f.eigh(matrices + first * size, x, v, count, n, scratch);
+        if (sizeof(T) == sizeof(float) && n > largest_uncorrected)
+            for (int k = 0; k < count; ++k)
+                f.refine[0](matrices + (first + k) * size, v + k * size, x + long(k) * n, n, scratch);
         take_roots(x, long(count) * n, floor, inverse);
         recompose(f, 1, v, x, result + first * size, count, n);
     });
