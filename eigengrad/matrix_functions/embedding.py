@@ -7,8 +7,8 @@ For Hermitian ``A = R + i J`` the matrix
 
 is symmetric, has every eigenvalue of A twice, and ``f(E(A)) = E(f(A))``: a function of A is one of E(A), whichever
 eigenvectors are found within the pairs. In batches that pays: for 64 matrices of size 16 (complex64) a root and its
-gradient take two fifths of the time that they do by LAPACK's complex eigenvectors on two threads, a half on one. Both
-maps are linear.
+gradient take about half of the time that they do by LAPACK's complex eigenvectors, on one thread and on two. Both maps
+are linear.
 """
 
 from typing import Any
