@@ -24,7 +24,7 @@ ROOTS: Rows = ((32, 1), (48, 2), (64, 4), (96, 8))
 """The same for a decomposition with the root made of it in one call."""
 
 LARGEST_OF_PRODUCTS = 256
-"""Products with eigenvectors were measured up to this n, and faster at any batch: one call for torch's ten."""
+"""Products with eigenvectors of real matrices were measured up to this n, and faster at any batch."""
 
 
 @functools.lru_cache(maxsize=4096)
