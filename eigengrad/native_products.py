@@ -5,13 +5,15 @@ registers, others one after the other, with the same bits. Each call stands for 
 for small matrices cost more than the products.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from eigengrad import native
 from eigengrad.native_wins import LARGEST_OF_PRODUCTS
 
-__all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root"]
+__all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root", "takes"]
 
 _PLANES = {torch.float32: 1, torch.float64: 1, torch.complex64: 2, torch.complex128: 2}
 _KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root", "series")
@@ -23,13 +25,18 @@ def multiplies(V: Tensor, *others: Tensor, weights: Tensor | None = None) -> boo
     Not with ``weights`` that are other than real numbers, one for each eigenvector or for each two: a user's function
     may give anything that torch's operators take.
     """
-    if not (native.available() and native.eager(V, *others) and V.is_cpu and V.dtype in _PLANES and V.dim() > 1):
-        return False
-    if V.shape[-1] != V.shape[-2] or V.shape[-1] > LARGEST_OF_PRODUCTS:
+    if not (takes(V) and native.eager(V, *others)):
         return False
     if weights is None:
         return True
     return weights.dtype == V.dtype.to_real() and weights.shape in (V.shape, V.shape[:-1]) and native.eager(weights)
+
+
+def takes(V: Tensor) -> bool:
+    """Whether the kernel is there and takes matrices such as ``V``: on a CPU, square, not too large."""
+    if not (V.is_cpu and V.dtype in _PLANES and V.dim() > 1 and native.available()):
+        return False
+    return V.shape[-1] == V.shape[-2] and V.shape[-1] <= LARGEST_OF_PRODUCTS
 
 
 def _plain(X: Tensor) -> Tensor:
@@ -53,14 +60,18 @@ def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False
 
 
 def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors without the first order of their errors: ``V (3 I - V^H V)/2``, and its quotients.
+    """Eigenvalues and eigenvectors without the first order of their errors, in an order that these may have spoilt.
+
+    See :mod:`eigengrad.matrix_functions.decomposition`.
 
     Args:
         A: Hermitian matrices ``(*, n, n)``, by the lower triangle.
-        V: their eigenvectors ``(*, n, n)``, in columns that are contiguous; they are overwritten.
-
-    Eager tensors only (:func:`eigengrad.native.eager`).
+        V: their eigenvectors ``(*, n, n)``, in columns that are contiguous; eager ones are overwritten.
     """
+    return _refine(A, V) if native.eager(A, V) else _operator(A, V)
+
+
+def _refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
     A, rows = _plain(A), V.mT
     assert rows.is_contiguous()
     L = A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
@@ -68,6 +79,29 @@ def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         pointers = (A.data_ptr(), rows.data_ptr(), L.data_ptr())
         native.run("refine", A.dtype.to_real(), _PLANES[A.dtype], *pointers, *native.sizes(A))
     return L, V
+
+
+@torch.library.custom_op("eigengrad::refine", mutates_args=(), device_types="cpu")
+def _operator(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    return _refine(A, V.mT.clone(memory_format=torch.contiguous_format).mT)
+
+
+@_operator.register_fake
+def _(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    return A.new_empty(A.shape[:-1], dtype=A.dtype.to_real()), torch.empty_like(
+        V.mT, memory_format=torch.contiguous_format
+    ).mT
+
+
+@_operator.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, int | None], A: Tensor, V: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    A, V = (
+        X.expand(info.batch_size, *X.shape) if dim is None else X.movedim(dim, 0)
+        for X, dim in zip((A, V), in_dims, strict=True)
+    )
+    return _operator(A, V), (0, 0)
 
 
 def refined_root(A: Tensor, V: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +155,7 @@ def pull_back(
     Eager tensors only (:func:`eigengrad.native.eager`).
     """
     rows, weights = _plain(V.mT), weights.contiguous()
-    transposed = cotangent.mT.is_contiguous()
+    transposed = not cotangent.is_contiguous() and cotangent.mT.is_contiguous()
     G = _plain(cotangent.mT if transposed else cotangent)
     diagonal = None if diagonal is None else diagonal.contiguous()
     result = torch.empty_like(rows)

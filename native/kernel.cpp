@@ -6,6 +6,7 @@
 #include "gradient.hpp"
 #include "long.hpp"
 #include "passes.hpp"
+#include "refine.hpp"
 #include "solve.hpp"
 
 #define EIGENGRAD_TEXT(x) #x

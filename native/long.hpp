@@ -9,10 +9,10 @@
 
 namespace eigengrad::EIGENGRAD_ISA {
 
-// Memory for some matrices and a vector behind them.
+// Memory for some matrices and vectors behind them.
 template <class V, int P, class T = typename V::scalar>
-T* reserve_long(int matrices, int n, Workspace memory) {
-    const long numbers = matrices * Dense<V, P>::size(n) + Plane<V>::pad(n);
+T* reserve_long(int matrices, int n, Workspace memory, int vectors = 1) {
+    const long numbers = matrices * Dense<V, P>::size(n) + vectors * Plane<V>::pad(n);
     return static_cast<T*>(memory.reserve(memory.owner, numbers * long(sizeof(T))));
 }
 
@@ -88,40 +88,6 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
     other.set_product(v, g, true);
     other.mirror();
     other.store(job.result);
-}
-
-// To first order in their errors, eigenvectors that are orthonormal and eigenvalues of A: V (3 I - V^H V)/2, and the
-// quotients v^H A v of what that gives. V in rows, in place; of A the lower triangle.
-template <class V, int P, class T = typename V::scalar>
-void refine(const T* matrix, T* rows, T* values, int n, Workspace memory) {
-    T* next = reserve_long<V, P>(4, n, memory);
-    auto take = [&] { return Dense<V, P>::take(next, n); };
-    Dense<V, P> v = take(), vh = take(), a = take(), product = take();
-    load_eigenvectors(rows, v, vh);
-    a.set_product(vh, v, true);
-    a.mirror();
-    product.set_product(a, vh, false);
-    for (int q = 0; q < P; ++q)
-        vh.plane[q].each(false, [&](int i, int j) {
-            vh.plane[q].set(i, j, fnma(V(T(0.5)), product.plane[q].at(i, j), V(T(1.5)) * vh.plane[q].at(i, j)));
-        });
-    vh.store(rows, true);
-    vh.template transpose_into<true>(v);
-    a.load(matrix);
-    a.mirror();
-    product.set_product(a, v, false);
-    for (int j = 0; j < n; j += V::lanes) {
-        V sum[8];  // several, for their rounding errors
-        for (V& s : sum) s = V(T(0));
-        for (int i = 0; i < n; ++i)
-            for (int q = 0; q < P; ++q) {
-                V& s = sum[(i * P + q) % 8];
-                s = fma(product.plane[q].at(i, j), v.plane[q].at(i, j), s);
-            }
-        T lanes[V::lanes];
-        (((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]))).store(lanes);
-        for (int w = 0; w < V::lanes && j + w < n; ++w) values[j + w] = lanes[w];
-    }
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -95,25 +95,62 @@ def test_series_that_the_kernel_does_not_sum() -> None:
         assert few_terms(rule) is None
 
 
+def errors_of_pairs(A: Tensor, L: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """In each matrix of a batch: of ``V^H V - 1``, and of ``V^H A V - diag(L)`` to the largest eigenvalue."""
+    A, V, L = A.to(torch.complex128), V.to(torch.complex128), L.to(torch.complex128)
+    departure, residual = V.mH @ V - torch.eye(A.shape[-1]), V.mH @ A @ V - torch.diag_embed(L)
+    norm = torch.linalg.matrix_norm
+    return norm(departure), norm(residual) / L.abs().amax(-1)
+
+
+@pytest.mark.parametrize("spectrum", ["apart", "half clustered", "clustered", "tied"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_refine(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
-    """Of eigenvectors with errors of the fourth root of the precision, by the lower triangle."""
-    L, V = basis(20, n, dtype, generator)
-    A = (V * L.unsqueeze(-2)) @ V.mH
-    A = A.tril() + torch.randn(20, n, n, dtype=dtype, generator=generator).triu(1)
-    noise = torch.randn(20, n, n, dtype=dtype, generator=generator) * torch.finfo(dtype).eps ** 0.25
-    crude = V + noise
-    expected = crude @ (3 * torch.eye(n) - crude.mH @ crude) / 2
-    hermitian = A.tril() + A.tril(-1).mH
-    quotients = (expected.conj() * (hermitian @ expected)).real.sum(-2)
-    values, vectors = native_products.refine(A, by_columns(crude))
-    assert close(vectors, expected)
-    assert close(values, quotients)
-    X, x, again = native_products.refined_root(A, by_columns(crude), 1.5, inverse=True)
+def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: int, generator: torch.Generator) -> None:
+    """Eigenvectors that are off by many times the precision, and those of a cluster mixed at random."""
+    wide, real = torch.complex128 if dtype.is_complex else torch.float64, torch.float64
+    eps = torch.finfo(dtype).eps
+    L = torch.linspace(1, 10, n, dtype=real)
+    members = {"apart": 0, "half clustered": n // 2, "clustered": n, "tied": n}[spectrum]
+    L[:members] = 1 + torch.arange(members) * (0 if spectrum == "tied" else 100 * eps)
+    V = torch.linalg.qr(torch.randn(5, n, n, dtype=wide, generator=generator)).Q
+    A = ((V * L) @ V.mH).to(dtype)
+    A = A.tril() + A.tril(-1).mH
+    V[..., :members] @= torch.linalg.qr(torch.randn(5, members, members, dtype=wide, generator=generator)).Q
+    crude = (V + eps**0.75 * torch.randn(5, n, n, dtype=wide, generator=generator)).to(dtype)
+    read = A.tril() + torch.randn(5, n, n, dtype=dtype, generator=generator).triu(1)
+    values, vectors = native_products.refine(read, by_columns(crude))
+    for error in errors_of_pairs(A, values, vectors):
+        assert error.max() < (0.8 * n + 1) * eps
+    X, x, again = native_products.refined_root(read, by_columns(crude), 1.5, inverse=True)
     assert torch.equal(again, vectors)
-    assert close(x, quotients.clamp_min(1.5).rsqrt())
-    assert close(X, (expected * x.unsqueeze(-2)) @ expected.mH)
+    assert close(x, values.clamp_min(1.5).rsqrt())
+    assert close(X, (vectors * x.unsqueeze(-2)) @ vectors.mH)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+    L, V = basis(3, 20, dtype, generator)
+    A = (V * L.unsqueeze(-2)) @ V.mH
+    values, vectors = native_products.refine(scale * A, by_columns(V))
+    for error in errors_of_pairs(scale * A, values, vectors):
+        assert error.max() < 10 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_refine_as_an_operator(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """For compilers and vmap, which see what it gives and leaves alone."""
+    L, V = basis(6, 20, dtype, generator)
+    A, V = ((V * L.unsqueeze(-2)) @ V.mH).unflatten(0, (2, 3)), by_columns(V).unflatten(0, (2, 3))
+    torch.library.opcheck(torch.ops.eigengrad.refine, (A, V), test_utils=("test_schema", "test_faketensor"))
+    refine = native_products.refine
+    values, vectors = refine(A, by_columns(V))
+    for dim in (0, 1):
+        mapped = torch.vmap(refine, in_dims=dim, out_dims=dim)(A, V)
+        assert torch.equal(mapped[0], values) and torch.equal(mapped[1], vectors)
+    assert torch.equal(torch.vmap(refine, in_dims=(None, 0))(A[1], V)[1][1], vectors[1])
+    assert torch.equal(torch.vmap(refine, in_dims=(0, None))(A, V[1])[1][1], vectors[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
