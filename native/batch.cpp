@@ -19,10 +19,13 @@ static const Functions<T>& width_for(long batch, long n, int threads) {
     return f[f[1].width && (small || large)];
 }
 
-// Calls task(first, count) for groups of up to `group` matrices, several to a turn. A turn takes about 10 us or more:
-// waking a thread costs as much.
+// Calls task(first, count, workspace) for groups of up to `group` matrices, several to a turn. A turn takes about 10 us or
+// more: waking a thread costs as much. Fewer matrices than threads, if they are large, are shared by all, one by one.
 template <class Task>
 static bool for_groups(long batch, long group, double microseconds, int threads, Task task) {
+    const bool share = group == 1 && batch < threads && microseconds > 70;
+    const Workspace with{Scratch::reserve, share ? threads : 1, Threads::share};
+    if (share) threads = 1;
     long groups = (batch + group - 1) / group;
     long per_turn = long(std::ceil(10.0 / (microseconds * group)));
     if (per_turn > 1 && groups / per_turn > 8L * threads) per_turn = groups / (8L * threads);
@@ -31,8 +34,9 @@ static bool for_groups(long batch, long group, double microseconds, int threads,
         long last = (turn + 1) * per_turn < groups ? (turn + 1) * per_turn : groups;
         for (long g = turn * per_turn; g < last; ++g) {
             long first = g * group;
-            task(first, int(batch - first < group ? batch - first : group));
+            task(first, int(batch - first < group ? batch - first : group), with);
         }
+        Scratch::trim();
     });
 }
 
@@ -44,8 +48,8 @@ template <class T>
 static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     long size = long(n) * n;
-    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count) {
-        f.eigh(matrices + first * size, values + first * n, vectors + first * size, count, n, scratch);
+    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
+        f.eigh(matrices + first * size, values + first * n, vectors + first * size, count, n, with);
     });
 }
 
@@ -56,17 +60,18 @@ static bool in_lanes(int planes, long batch, int n) {
     return planes == 1 && n <= 24 && 2 * batch >= functions(T())->width;
 }
 
-// V diag(x) V^H of any number of matrices, on this thread.
+// V diag(x) V^H of any number of matrices.
 template <class T>
-static void recompose(const Functions<T>& f, int planes, const T* vectors, const T* x, T* result, int count, int n) {
+static void recompose(const Functions<T>& f, int planes, const T* vectors, const T* x, T* result, int count, int n,
+                      Workspace with) {
     const long size = long(n) * n * planes;
     const bool lanes = in_lanes<T>(planes, count, n);
     const int step = lanes ? f.width : 1;
     for (int done = 0; done < count; done += step) {
         const T *v = vectors + done * size, *values = x + long(done) * n;
         T* to = result + done * size;
-        if (lanes) f.recompose(v, values, to, count - done < step ? count - done : step, n, scratch);
-        else functions(T())->recompose_long[planes - 1](v, values, to, n, scratch);
+        if (lanes) f.recompose(v, values, to, count - done < step ? count - done : step, n, with);
+        else functions(T())->recompose_long[planes - 1](v, values, to, n, with);
     }
 }
 
@@ -86,14 +91,14 @@ template <class T>
 static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n;
-    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count) {
+    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
         T *x = roots + first * n, *v = vectors + first * size;
-        f.eigh(matrices + first * size, x, v, count, n, scratch);
+        f.eigh(matrices + first * size, x, v, count, n, with);
         if (sizeof(T) == sizeof(float) && n > largest_uncorrected)
             for (int k = 0; k < count; ++k)
-                f.refine[0](matrices + (first + k) * size, v + k * size, x + long(k) * n, n, scratch);
+                f.refine[0](matrices + (first + k) * size, v + k * size, x + long(k) * n, n, with);
         take_roots(x, long(count) * n, floor, inverse);
-        recompose(f, 1, v, x, result + first * size, count, n);
+        recompose(f, 1, v, x, result + first * size, count, n, with);
     });
 }
 
@@ -116,16 +121,16 @@ template <class T>
 static int recompose(int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n * planes, group = in_lanes<T>(planes, batch, n) ? f.width : 1;
-    return !for_groups(batch, group, planes * cost_of_products(n), threads, [&](long first, int count) {
-        recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n);
+    return !for_groups(batch, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
+        recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n, with);
     });
 }
 
 template <class T>
 static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
     const long size = long(n) * n * planes;
-    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long first, int) {
-        functions(T())->refine[planes - 1](matrices + first * size, vectors + first * size, values + first * n, n, scratch);
+    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
+        functions(T())->refine[planes - 1](matrices + k * size, vectors + k * size, values + k * n, n, with);
     });
 }
 
@@ -135,11 +140,11 @@ static int refined_root(int planes, int inverse, const T* matrices, T floor, T* 
                         int n, int threads) {
     const Functions<T>& f = *functions(T());
     const long size = long(n) * n * planes;
-    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long first, int) {
-        T *x = roots + first * n, *v = vectors + first * size;
-        f.refine[planes - 1](matrices + first * size, v, x, n, scratch);
+    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
+        T *x = roots + k * n, *v = vectors + k * size;
+        f.refine[planes - 1](matrices + k * size, v, x, n, with);
         take_roots(x, n, floor, inverse);
-        f.recompose_long[planes - 1](v, x, result + first * size, n, scratch);
+        f.recompose_long[planes - 1](v, x, result + k * size, n, with);
     });
 }
 
@@ -148,13 +153,13 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n * planes, weights = all.weights_are_given() ? long(n) * n : n;
     const bool lanes = in_lanes<T>(planes, batch, n);
-    return !for_groups(batch, lanes ? f.width : 1, planes * cost_of_products(n), threads, [&](long first, int count) {
+    return !for_groups(batch, lanes ? f.width : 1, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
         PullBack<T> job = all;
         job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;
         job.result += first * size;
         if (job.diagonal) job.diagonal += first * n;
-        if (lanes) f.pull_back(job, count, n, scratch);
-        else functions(T())->pull_back_long[planes - 1](job, n, scratch);
+        if (lanes) f.pull_back(job, count, n, with);
+        else functions(T())->pull_back_long[planes - 1](job, n, with);
     });
 }
 

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include "kernel.hpp"
 #include "simd.hpp"
 #include "transpose.hpp"
 
@@ -49,11 +50,11 @@ struct Plane {
 };
 
 template <int R, int C, bool minus, class V, class T = typename V::scalar>
-EIGENGRAD_INLINE void dense_block(const T* a, const T* b, long ld, int n, T* out, bool add) {
+EIGENGRAD_INLINE void dense_block(const T* a, long ld, const T* b, long b_ld, int n, T* out, bool add) {
     V sum[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) sum[r][c] = add ? V::load(out + r * ld + c * V::lanes) : V(T(0));
-    for (int k = 0; k < n; ++k, b += ld) {
+    for (int k = 0; k < n; ++k, b += b_ld) {
         V x[C];
         for (int c = 0; c < C; ++c) x[c] = V::load(b + c * V::lanes);
         for (int r = 0; r < R; ++r) {
@@ -65,23 +66,39 @@ EIGENGRAD_INLINE void dense_block(const T* a, const T* b, long ld, int n, T* out
         for (int c = 0; c < C; ++c) sum[r][c].store(out + r * ld + c * V::lanes);
 }
 
-// Not inlined, as the products in passes.hpp.
+// Rows `from` to `to` of C columns from j on. Not inlined, as the products in passes.hpp.
 template <int C, bool minus, class V>
-__attribute__((noinline)) void dense_columns(Plane<V> out, Plane<V> a, Plane<V> b, int from, int j, bool add) {
-    for (int i = from; i < out.padded; i += dense_rows)
-        dense_block<dense_rows, C, minus, V>(a.row(i), b.row(0) + j, out.ld, out.n, out.row(i) + j, add);
+__attribute__((noinline)) void dense_columns(Plane<V> out, Plane<V> a, Plane<V> b, int from, int to, int j, bool add) {
+    constexpr int depth = 256;  // of b, what the second-level cache keeps in any case; where it is more, closely packed
+    V strip[depth * C];
+    for (int k = 0; k < out.n; k += depth, add = true) {
+        const int left = out.n - k, count = left < depth ? left : depth;
+        const bool packed = out.n > depth;
+        for (int r = 0; packed && r < count; ++r)
+            for (int c = 0; c < C; ++c) strip[r * C + c] = b.at(k + r, j + c * V::lanes);
+        const auto* rows = packed ? reinterpret_cast<const typename V::scalar*>(strip) : b.row(0) + j;
+        for (int i = from; i < to; i += dense_rows)
+            dense_block<dense_rows, C, minus, V>(a.row(i) + k, out.ld, rows, packed ? C * V::lanes : out.ld, count,
+                                                 out.row(i) + j, add);
+    }
 }
 
 // out = a b, or out += or -= a b; if `lower`, at least its lower triangle.
 template <bool minus, class V>
-void dense_product(Plane<V> out, Plane<V> a, Plane<V> b, bool lower, bool add) {
-    for (int left = out.padded / V::lanes, j = 0; left > 0;) {
-        int from = lower ? j / dense_rows * dense_rows : 0, take = left == 4 ? 2 : left < 3 ? left : 3;
-        if (take == 3) dense_columns<3, minus>(out, a, b, from, j, add);
-        else if (take == 2) dense_columns<2, minus>(out, a, b, from, j, add);
-        else dense_columns<1, minus>(out, a, b, from, j, add);
-        left -= take, j += take * V::lanes;
-    }
+void dense_product(Plane<V> out, Plane<V> a, Plane<V> b, bool lower, bool add, Workspace with) {
+    const int vectors = out.padded / V::lanes, strips = (vectors + 2) / 3;
+    // A task is a strip; of few strips, a part of one.
+    const int parts = with.threads > 1 ? (4 * with.threads + strips - 1) / strips : 1;
+    const int height = (out.padded / dense_rows + parts - 1) / parts * dense_rows;
+    with.each(long(strips) * parts, [&](long task) {
+        const int strip = int(task / parts), top = int(task % parts) * height;
+        const int first = vectors * strip / strips, count = vectors * (strip + 1) / strips - first, j = first * V::lanes;
+        const int diagonal = lower ? j / dense_rows * dense_rows : 0, from = top > diagonal ? top : diagonal;
+        const int to = top + height < out.padded ? top + height : out.padded;
+        if (count == 3) dense_columns<3, minus>(out, a, b, from, to, j, add);
+        else if (count == 2) dense_columns<2, minus>(out, a, b, from, to, j, add);
+        else dense_columns<1, minus>(out, a, b, from, to, j, add);
+    });
 }
 
 // The tile at (i, j) to (j, i).
@@ -161,12 +178,12 @@ struct Dense {
     }
 
     // this = a b; if `lower`, at least its lower triangle.
-    void set_product(Dense a, Dense b, bool lower) const {
-        dense_product<false>(plane[0], a.plane[0], b.plane[0], lower, false);
+    void set_product(Dense a, Dense b, bool lower, Workspace with) const {
+        dense_product<false>(plane[0], a.plane[0], b.plane[0], lower, false, with);
         if constexpr (P == 2) {
-            dense_product<true>(plane[0], a.plane[1], b.plane[1], lower, true);
-            dense_product<false>(plane[1], a.plane[0], b.plane[1], lower, false);
-            dense_product<false>(plane[1], a.plane[1], b.plane[0], lower, true);
+            dense_product<true>(plane[0], a.plane[1], b.plane[1], lower, true, with);
+            dense_product<false>(plane[1], a.plane[0], b.plane[1], lower, false, with);
+            dense_product<false>(plane[1], a.plane[1], b.plane[0], lower, true, with);
         }
     }
 

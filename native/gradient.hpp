@@ -100,7 +100,7 @@ EIGENGRAD_INLINE View<V> take(V*& memory, int n) {
 
 template <class V, class T = typename V::scalar>
 void recompose(const T* vectors, const T* values, T* result, int count, int n, Workspace memory) {
-    V* next = static_cast<V*>(memory.reserve(memory.owner, (3 * n * long(n | 1) + n) * sizeof(V)));
+    V* next = static_cast<V*>(memory.reserve((3 * n * long(n | 1) + n) * sizeof(V)));
     View<V> v = take(next, n), scaled = take(next, n), out = take(next, n);
     load_matrices(vectors, count, n, v);
     load_vectors(values, count, n, next);
@@ -144,7 +144,7 @@ EIGENGRAD_INLINE void series_weights(V x, V y, M y_is_major, const int* terms, V
 
 template <class V, class T = typename V::scalar>
 void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
-    V* next = static_cast<V*>(memory.reserve(memory.owner, (4 * n * long(n | 1) + n) * sizeof(V)));
+    V* next = static_cast<V*>(memory.reserve((4 * n * long(n | 1) + n) * sizeof(V)));
     View<V> v = take(next, n), g = take(next, n), p = take(next, n), w = take(next, n);
     const V half = V(T(0.5));
     load_matrices(job.vectors, count, n, v);

@@ -31,8 +31,7 @@ class Scratch {
 public:
     ~Scratch() { std::free(memory_); }
 
-    static void* reserve(void*, long bytes) {
-        static thread_local Scratch own;
+    static void* reserve(long bytes) {
         if (own.bytes_ < bytes) {
             constexpr long page = 4096;
             std::free(own.memory_);
@@ -44,9 +43,22 @@ public:
         return own.memory_;
     }
 
+    // Gives back what is too much to keep for the next call.
+    static void trim() {
+        constexpr long most = 64L << 20;
+        if (own.bytes_ <= most) return;
+        std::free(own.memory_);
+        own.memory_ = nullptr;
+        own.bytes_ = 0;
+    }
+
 private:
+    static thread_local Scratch own;
+
     void* memory_ = nullptr;
     long bytes_ = 0;
 };
+
+inline thread_local Scratch Scratch::own;
 
 }  // namespace eigengrad

@@ -4,10 +4,22 @@
 
 namespace eigengrad {
 
-// Memory of one thread, grown and never shrunk; aligned for any vector.
+// What one thread has to work with: memory, aligned for any vector; and, where one matrix is all there is, threads to
+// share its products with.
 struct Workspace {
-    void* (*reserve)(void* owner, long bytes);
-    void* owner;
+    void* (*reserve)(long bytes);
+    int threads = 1;
+    void (*share)(long tasks, int threads, void (*task)(void* what, long k), void* what) = nullptr;
+
+    // Calls task(0) .. task(tasks - 1).
+    template <class Task>
+    void each(long tasks, Task task) const {
+        if (threads > 1 && tasks > 1) {
+            share(tasks, threads, [](void* what, long k) { (*static_cast<Task*>(what))(k); }, &task);
+        } else {
+            for (long k = 0; k < tasks; ++k) task(k);
+        }
+    }
 };
 
 // Which derivative, and how its weights are had: those of eigenvectors given or a geometric series, those of a function

@@ -13,7 +13,7 @@ namespace eigengrad::EIGENGRAD_ISA {
 template <class V, int P, class T = typename V::scalar>
 T* reserve_long(int matrices, int n, Workspace memory, int vectors = 1) {
     const long numbers = matrices * Dense<V, P>::size(n) + vectors * Plane<V>::pad(n);
-    return static_cast<T*>(memory.reserve(memory.owner, numbers * long(sizeof(T))));
+    return static_cast<T*>(memory.reserve(numbers * long(sizeof(T))));
 }
 
 // Eigenvectors from rows: V, and V^H.
@@ -31,7 +31,7 @@ void recompose_long(const T* rows, const T* x, T* result, int n, Workspace memor
     load_eigenvectors(rows, v, vh);
     for (int q = 0; q < P; ++q)
         vh.plane[q].each(false, [&](int k, int j) { scaled.plane[q].set(k, j, V(x[k]) * vh.plane[q].at(k, j)); });
-    out.set_product(v, scaled, true);
+    out.set_product(v, scaled, true, memory);
     out.mirror();
     out.store(result);
 }
@@ -58,11 +58,11 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
     g.load(job.cotangent, hermitian && job.transposed);  // the adjoint has the same Hermitian part
     if (hermitian) {
         g.symmetrise(other);
-        other.set_product(g, v, false);
-        p.set_product(vh, other, true);
+        other.set_product(g, v, false, memory);
+        p.set_product(vh, other, true, memory);
     } else {
         if (job.transposed) g.template transpose_into<false>(other);
-        p.set_product(vh, job.transposed ? other : g, false);
+        p.set_product(vh, job.transposed ? other : g, false, memory);
     }
     if (job.weights_are_given()) {
         Dense<V, 1>{{w}}.load(job.weights);
@@ -84,8 +84,8 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
     else p.symmetrise(other);
     if (job.diagonal)
         for (int k = 0; k < n; ++k) p.plane[0].row(k)[k] += job.diagonal[k];
-    g.set_product(p, vh, false);
-    other.set_product(v, g, true);
+    g.set_product(p, vh, false, memory);
+    other.set_product(v, g, true, memory);
     other.mirror();
     other.store(job.result);
 }

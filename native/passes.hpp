@@ -154,7 +154,7 @@ inline void for_panels(int columns, int P, What what) {
 template <class V, class T = typename V::scalar>
 void moments(const Units<T>& x, int d, T* mean, T* scatter, Workspace workspace) {
     int P = panel_columns<T>(d), rows = round_up(d, gram_columns);
-    T* panel = static_cast<T*>(workspace.reserve(workspace.owner, (long(rows) * P + gram_size(d)) * long(sizeof(T))));
+    T* panel = static_cast<T*>(workspace.reserve((long(rows) * P + gram_size(d)) * long(sizeof(T))));
     T* tiles = panel + long(rows) * P;
     long observations = 0;
     for (int k = 0; k < d; ++k) mean[k] = 0;
@@ -186,7 +186,7 @@ void moments(const Units<T>& x, int d, T* mean, T* scatter, Workspace workspace)
 template <class V, class T = typename V::scalar>
 void affine(const Units<T>& x, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace workspace) {
     int P = panel_columns<T>(d), rows = round_up(d, affine_rows);
-    T* panel = static_cast<T*>(workspace.reserve(workspace.owner, (long(d) * P + long(rows) * d) * long(sizeof(T))));
+    T* panel = static_cast<T*>(workspace.reserve((long(d) * P + long(rows) * d) * long(sizeof(T))));
     T* packed = panel + long(d) * P;
     pack_matrix(matrix, false, d, packed);
     x.each([&](const T* data, int columns, long at) {
@@ -205,7 +205,7 @@ void affine_backward(const Units<T>& x, const T* g, int d, const T* matrix, cons
     int P = panel_columns<T>(d), rows = round_up(round_up(d, gram_columns), affine_rows);
     long panel_size = long(rows) * P;
     T* left = static_cast<T*>(
-        workspace.reserve(workspace.owner, (2 * panel_size + long(rows) * d + gram_size(d)) * long(sizeof(T))));
+        workspace.reserve((2 * panel_size + long(rows) * d + gram_size(d)) * long(sizeof(T))));
     T *right = left + panel_size, *packed = right + panel_size, *tiles = packed + long(rows) * d;
     pack_matrix(matrix, true, d, packed);
     for (int k = 0; k < d; ++k) g_offset[k] = 0;

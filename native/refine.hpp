@@ -72,14 +72,14 @@ struct Refinement {
     }
 
     // To the first order. F keeps what K leaves of it; returns the largest number in that.
-    T step(const T* matrix) const {
+    T step(const T* matrix, Workspace memory) const {
         const int n = f.plane[0].n, padded = f.plane[0].padded;
         f.load(matrix);
         f.mirror();
-        product.set_product(f, v, false);
-        f.set_product(vh, product, true);
+        product.set_product(f, v, false, memory);
+        f.set_product(vh, product, true, memory);
         f.mirror();
-        change.set_product(vh, v, true);
+        change.set_product(vh, v, true, memory);
         change.mirror();
         for (int i = 0; i < padded; ++i) {
             T &s = f.plane[0].row(i)[i], &square = change.plane[0].row(i)[i];
@@ -89,7 +89,7 @@ struct Refinement {
             left[i] = 0;
         }
         f.plane[0].each(false, [&](int i, int j) { turn(i, j); });
-        product.set_product(change, vh, false);
+        product.set_product(change, vh, false, memory);
         for (int q = 0; q < P; ++q)
             vh.plane[q].each(false, [&](int i, int j) {
                 vh.plane[q].set(i, j, vh.plane[q].at(i, j) + product.plane[q].at(i, j));
@@ -125,19 +125,21 @@ struct Refinement {
         return negligible * largest;
     }
 
-    // Sweeps over what F keeps, which is next to nothing beside the gaps of other clusters: two or three suffice.
-    void rotate_clusters(T smallest) const {
-        bool turning = true;
-        for (int sweep = 0; turning && sweep < 6; ++sweep) {
-            turning = false;
+    // Sweeps over what F keeps, which is next to nothing beside the gaps of other clusters: two or three suffice. Returns
+    // the number of rotations.
+    long rotate_clusters(T smallest) const {
+        long rotations = 0, before = -1;
+        for (int sweep = 0; rotations > before && sweep < 6; ++sweep) {
+            before = rotations;
             for (int j = 1; j < f.plane[0].n; ++j)
                 for (int i = 0; i < j; ++i) {
                     const T size = __builtin_hypot(f.plane[0].row(i)[j], P == 2 ? f.plane[P - 1].row(i)[j] : T(0));
                     if (!(size > smallest)) continue;
                     rotate_pair(f, vh, values, i, j, size);
-                    turning = true;
+                    ++rotations;
                 }
         }
+        return rotations;
     }
 };
 
@@ -146,11 +148,11 @@ template <class V, int P, class T = typename V::scalar>
 void refine(const T* matrix, T* rows, T* values, int n, Workspace memory) {
     const Refinement<V, P> at(reserve_long<V, P>(5, n, memory, 2), n);
     load_eigenvectors(rows, at.v, at.vh);
-    const T left = at.step(matrix), smallest = at.tolerance();
-    if (left > smallest) {  // hardly ever: clusters, but neither ties nor eigenvalues at random
-        at.rotate_clusters(smallest);
+    const T left = at.step(matrix, memory), smallest = at.tolerance();
+    // Hardly ever, or a few: clusters, but neither ties nor eigenvalues at random.
+    if (left > smallest && at.rotate_clusters(smallest) > n / 2) {
         at.vh.template transpose_into<true>(at.v);
-        at.step(matrix);
+        at.step(matrix, memory);
     }
     at.vh.store(rows, true);
     __builtin_memcpy(values, at.values, n * sizeof(T));

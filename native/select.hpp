@@ -35,6 +35,6 @@ inline const Kernel* chosen = &best();
 inline const Functions<float>* functions(float) { return chosen->single; }
 inline const Functions<double>* functions(double) { return chosen->full; }
 
-constexpr Workspace scratch{Scratch::reserve, nullptr};
+constexpr Workspace scratch{Scratch::reserve};
 
 }  // namespace eigengrad

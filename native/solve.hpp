@@ -72,7 +72,7 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
     using P = typename V::part;
     constexpr int W = P::lanes;
     const long ld = leading(n);
-    V* a = static_cast<V*>(memory.reserve(memory.owner, (2 * n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
+    V* a = static_cast<V*>(memory.reserve((2 * n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
     V *again = a + n * ld, *d = again + n * ld, *e = d + n, *rank = e + n, *work = rank + n;
     for (int g = 0; g < V::parts; ++g) {
         auto from = part_of<V>(in, g);
@@ -114,7 +114,7 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     constexpr int W = P::lanes, G = V::parts, capacity = Sweeps<P>::capacity;
     const long ld = leading(n);
     const long numbers = (G + 1) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
-    P* next = static_cast<P*>(memory.reserve(memory.owner, numbers * sizeof(P)));
+    P* next = static_cast<P*>(memory.reserve(numbers * sizeof(P)));
     V* d = reinterpret_cast<V*>(next);
     V *e = d + n, *rank = e + n;
     next += 3L * n * G;

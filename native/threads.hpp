@@ -29,6 +29,11 @@ public:
         return !job.failed;
     }
 
+    // For a Workspace.
+    static void share(long tasks, int threads, void (*task)(void* what, long k), void* what) {
+        run(tasks, threads, [=](long k) { task(what, k); });
+    }
+
 private:
     using Parallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 

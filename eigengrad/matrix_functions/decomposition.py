@@ -7,7 +7,7 @@ decomposition of larger ones is corrected: with ``R = I - V^H V`` and ``S = V^H 
     l_i <- s_ii / (1 - r_ii),    V <- V (I + R/2 + K),    k_ij = (s_ij + (l_i + l_j) r_ij / 2) / (l_j - l_i),
 
 which leaves errors of the second order. Between eigenvalues too close for that the kernel (``native/refine.hpp``)
-rotates; torch's operators, which do this where there is no kernel and beyond n = 256, leave the solver's error there.
+rotates; torch's operators, which do this where there is no kernel, leave the solver's error there.
 
 Source: Ogita and Aishima, 2018, "Iterative refinement for symmetric eigenvalue decomposition"; 2019, "... II: clustered
 eigenvalues".

@@ -96,6 +96,21 @@ static bool check(long batch, int n, int threads, T scale) {
     return good;
 }
 
+// Large products of one matrix, which threads share: of the identity.
+template <class T>
+static bool check_large(int planes, int n) {
+    const long size = long(n) * n * planes;
+    auto array = [](long count) { return std::make_unique<T[]>(count); };
+    auto a = array(size), v = array(size), y = array(size), l = array(n);
+    for (long i = 0; i < n; ++i) a[(i * n + i) * planes] = v[(i * n + i) * planes] = 1;
+    bool good = !refine(planes, a.get(), v.get(), l.get(), 1, n);
+    good = good && !recompose(planes, v.get(), l.get(), y.get(), 1, n);
+    good = good && !pull_back(planes, 1, v.get(), a.get(), a.get(), nullptr, y.get(), 1, n);
+    for (long i = 0; i < size; ++i) good = good && v[i] == a[i] && (planes == 2 || y[i] == a[i]);
+    if (!good) std::printf("wrong: products, n = %d, %d planes, %zu bytes\n", n, planes, sizeof(T));
+    return good;
+}
+
 // The passes, by their sums: of the data, of y = 1 (x - 0) and of its cotangent, for T of ones in the first row alone.
 template <class T>
 static bool check_passes(long images, long groups, int d, long columns) {
@@ -136,6 +151,8 @@ int main() {
             for (long batch : {1, 3, 16, 40})
                 good = check<float>(batch, n, 3, 1.0f) && check<double>(batch, n, 3, 1.0) &&
                        check<float>(batch, n, 1, 1e30f) && check<double>(batch, n, 1, 1e-200) && good;
+        for (int n : {99, 300})
+            for (int planes : {1, 2}) good = check_large<float>(planes, n) && check_large<double>(planes, n) && good;
         for (int d : {1, 3, 4, 7, 8, 17, 64, 200})
             for (long columns : {1, 9, 32, 49, 1024, 5000})
                 good = check_passes<float>(3, 2, d, columns) && check_passes<double>(2, 3, d, columns) && good;
