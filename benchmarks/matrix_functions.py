@@ -16,7 +16,10 @@ FUNCTIONS = {
 }
 
 ROOTS = ("sqrtm", "inv_sqrtm")
-BATCHES = ((1024, 4), (128, 16), (16, 64), (4, 128), (1, 3), (1, 16), (1, 36), (1, 64), (1, 128))
+BATCHES = (
+    *((1024, 4), (128, 16), (16, 64), (4, 128)),
+    *((1, n) for n in (3, 16, 36, 64, 128, 256, 512, 1024)),
+)
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -34,6 +37,7 @@ def compare(name: str, batch: int, n: int, dtype: torch.dtype) -> dict[str, dict
         lambda: torch.autograd.grad(function(A), A, G[..., :columns]),
         {"torch.linalg.eigh": lambda: torch.autograd.grad([*torch.linalg.eigh(A)], A, [gL, gV])},
         rounds=30 if batch > 1 else 300,
+        seconds=10.0,
     )
 
 

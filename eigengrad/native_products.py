@@ -60,7 +60,7 @@ def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False
 
 
 def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors without the first order of their errors, in an order that these may have spoilt.
+    """Eigenvalues and eigenvectors without their errors of first order, in an order that these may have spoilt.
 
     See :mod:`eigengrad.matrix_functions.decomposition`.
 

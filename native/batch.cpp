@@ -19,11 +19,15 @@ static const Functions<T>& width_for(long batch, long n, int threads) {
     return f[f[1].width && (small || large)];
 }
 
+// Up to this n, for one matrix, a second thread saves a tenth of a step, and costs as much where other programs keep it
+// from a core.
+constexpr int largest_alone = 140;
+
 // Calls task(first, count, workspace) for groups of up to `group` matrices, several to a turn. A turn takes about 10 us or
 // more: waking a thread costs as much. Fewer matrices than threads, if they are large, are shared by all, one by one.
 template <class Task>
-static bool for_groups(long batch, long group, double microseconds, int threads, Task task) {
-    const bool share = group == 1 && batch < threads && microseconds > 70;
+static bool for_groups(long batch, int n, long group, double microseconds, int threads, Task task) {
+    const bool share = group == 1 && batch < threads && n > largest_alone;
     const Workspace with{Scratch::reserve, share ? threads : 1, Threads::share};
     if (share) threads = 1;
     long groups = (batch + group - 1) / group;
@@ -48,7 +52,7 @@ template <class T>
 static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     long size = long(n) * n;
-    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
+    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
         f.eigh(matrices + first * size, values + first * n, vectors + first * size, count, n, with);
     });
 }
@@ -91,7 +95,7 @@ template <class T>
 static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n;
-    return !for_groups(batch, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
+    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
         T *x = roots + first * n, *v = vectors + first * size;
         f.eigh(matrices + first * size, x, v, count, n, with);
         if (sizeof(T) == sizeof(float) && n > largest_uncorrected)
@@ -121,7 +125,7 @@ template <class T>
 static int recompose(int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n * planes, group = in_lanes<T>(planes, batch, n) ? f.width : 1;
-    return !for_groups(batch, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
+    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
         recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n, with);
     });
 }
@@ -129,7 +133,7 @@ static int recompose(int planes, const T* vectors, const T* x, T* result, long b
 template <class T>
 static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
     const long size = long(n) * n * planes;
-    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
+    return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
         functions(T())->refine[planes - 1](matrices + k * size, vectors + k * size, values + k * n, n, with);
     });
 }
@@ -140,7 +144,7 @@ static int refined_root(int planes, int inverse, const T* matrices, T floor, T* 
                         int n, int threads) {
     const Functions<T>& f = *functions(T());
     const long size = long(n) * n * planes;
-    return !for_groups(batch, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
+    return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
         T *x = roots + k * n, *v = vectors + k * size;
         f.refine[planes - 1](matrices + k * size, v, x, n, with);
         take_roots(x, n, floor, inverse);
@@ -153,7 +157,8 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n * planes, weights = all.weights_are_given() ? long(n) * n : n;
     const bool lanes = in_lanes<T>(planes, batch, n);
-    return !for_groups(batch, lanes ? f.width : 1, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
+    const long group = lanes ? f.width : 1;
+    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
         PullBack<T> job = all;
         job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;
         job.result += first * size;

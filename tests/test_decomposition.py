@@ -25,7 +25,7 @@ def errors(A: Tensor, L: Tensor, V: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("n", [16, 33, 40, 64])
-def test_corrected_to_first_order(n: int, several: bool, dtype: torch.dtype, generator: torch.Generator) -> None:
+def test_better_than_lapack(n: int, several: bool, dtype: torch.dtype, generator: torch.Generator) -> None:
     """Against LAPACK in the same precision; the lower triangle alone counts, as there."""
     A = torch.stack([hermitian(torch.linspace(1, 10, n), dtype, generator) for _ in range(16)]).tril()
     A = A if several else A[0]
