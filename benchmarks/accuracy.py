@@ -113,6 +113,7 @@ def by_pyriemann() -> dict[str, MatrixFunction]:
     return {**functions, "powm": lambda A: peer.powm(A, POWER)}
 
 
+OWN = ("ours", "ours in a batch")
 METHODS: dict[str, Callable[[], dict[str, MatrixFunction]]] = {
     "ours": ours,
     "ours in a batch": ours_in_a_batch,
@@ -228,18 +229,18 @@ def behind(rows: list[dict[str, str | float]]) -> list[str]:
     """The cells where a peer's value or gradient is more accurate than ours by more than luck, and by how much."""
     found = []
     for quantity in ("value", "gradient"):
-        best: dict[tuple[str, ...], tuple[float, str]] = {}
-        own: dict[tuple[str, ...], float] = {}
+        cells: dict[tuple[str, ...], dict[str, float]] = {}
         for row in rows:
             key = (str(row["function"]), str(row["dtype"]), str(row["spectrum"]))
-            error = float(row[quantity])
-            if row["method"] == "ours":
-                own[key] = error
-            elif not str(row["method"]).startswith("ours") and error < best.get(key, (math.inf, ""))[0]:
-                best[key] = (error, str(row["method"]))
-        for key, (error, method) in best.items():
-            if not own[key] <= LUCK * error:
-                found.append(f"{', '.join(key)}: {quantity} {own[key]:.2e}, of {method} {error:.2e}")
+            cells.setdefault(key, {})[str(row["method"])] = float(row[quantity])
+        for key, errors in cells.items():
+            numbers = {method: math.inf if math.isnan(error) else error for method, error in errors.items()}
+            best = min(numbers.keys() - OWN, key=numbers.__getitem__)
+            found += [
+                f"{', '.join(key)}: {quantity} of {own} {numbers[own]:.2e}, of {best} {numbers[best]:.2e}"
+                for own in OWN
+                if numbers[own] > LUCK * numbers[best]
+            ]
     return found
 
 
