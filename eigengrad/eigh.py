@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native_products, solvers
+from eigengrad.arguments import check_square
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule, few_terms
 
@@ -52,8 +53,9 @@ def eigh(
         Empty batches and ``n = 0`` are legal.
 
     Raises:
-        TypeError: if ``gradient`` or ``solver`` is not one.
-        ValueError: for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
+        TypeError: if ``gradient`` or ``solver`` is not one; if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for an unknown
+            solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN (the compiled kernel, which ``"auto"``
             takes for batches of small matrices, gives NaN for that matrix alone); or if ``B`` is not positive definite.
 
@@ -65,6 +67,7 @@ def eigh(
         >>> bool(A.grad.isfinite().all())
         True
     """
+    check_square(A)
     if B is not None:
         return _generalised(A, B, UPLO, gradient, solver)
     algorithm = solvers.resolve(solver)
@@ -107,7 +110,7 @@ def topk_eigh(
         ``A (*, n, n)``, eigenvalues ``(*, k)``, eigenvectors ``(*, n, k)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule.
+        TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule; for ``A`` as :func:`eigh`.
         ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver; if ``A`` is
             no batch of square matrices.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
@@ -118,7 +121,7 @@ def topk_eigh(
         tensor([2., 3.])
     """
     check_rule(gradient)
-    solvers.check(A, "L")
+    check_square(A)
     values, vectors, _, _ = _TopK.call(A, columns_of(A.shape[-1], k), gradient, solvers.resolve(solver))
     return torch.return_types.linalg_eigh((values, vectors))  # type: ignore[attr-defined]
 
@@ -141,6 +144,11 @@ def _generalised(
     A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: str | solvers.Solver
 ) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
     """``A v = l B v`` with ``B = G G^H`` is an ordinary problem for ``G^-1 A G^-H``, whose vectors are ``G^H v``."""
+    check_square(B, "B")
+    if B.dtype != A.dtype or B.shape[-1] != A.shape[-1]:
+        raise ValueError(
+            f"B must have A's dtype and size, {A.dtype} and n = {A.shape[-1]}, got {B.dtype} and n = {B.shape[-1]}"
+        )
     G = torch.linalg.cholesky(mirrored(B, UPLO))
     half = torch.linalg.solve_triangular(G, mirrored(A, UPLO), upper=False)
     ordinary = hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from eigengrad.arguments import check_matrices
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.square_roots import lyapunov
 
@@ -55,7 +56,8 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
         legal.
 
     Raises:
-        ValueError: for another ``side``.
+        TypeError: if ``A`` is no tensor, or of another dtype.
+        ValueError: for another ``side``; if ``A`` is no batch of matrices.
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
     Source: Higham, *Functions of Matrices*, 2008, chapter 8.
@@ -69,7 +71,8 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     """
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    U = _nearest_unitary(A.mH).mH if A.dim() >= 2 and A.shape[-2] < A.shape[-1] else _nearest_unitary(A)
+    check_matrices(A)
+    U = _nearest_unitary(A.mH).mH if A.shape[-2] < A.shape[-1] else _nearest_unitary(A)
     return Polar(U, hermitian_part(U.mH @ A if side == "right" else A @ U.mH))
 
 
@@ -98,7 +101,7 @@ def procrustes(
         Rotation ``(*, d, d)``, to be used as ``X @ rotation.mT``; translation ``(*, d)``; scale ``(*)``.
 
     Raises:
-        TypeError: for points that are complex, integer or of two dtypes.
+        TypeError: for points of two dtypes or another one.
         ValueError: if the shapes of X, Y and weights do not fit.
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
@@ -112,9 +115,11 @@ def procrustes(
         >>> torch.allclose(X @ rotation.T + translation, Y, atol=1e-5)
         True
     """
-    if X.dtype != Y.dtype or not X.is_floating_point():
-        raise TypeError(f"X and Y must be real floating-point numbers of one dtype, got {X.dtype} and {Y.dtype}")
-    if X.dim() < 2 or X.shape != Y.shape:
+    check_matrices(X, "X")
+    check_matrices(Y, "Y")
+    if X.dtype != Y.dtype or X.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"X and Y must both be of float32 or both of float64, got {X.dtype} and {Y.dtype}")
+    if X.shape != Y.shape:
         raise ValueError(f"X and Y must be points (*, N, d) of one shape, got {tuple(X.shape)} and {tuple(Y.shape)}")
     if weights is None:
         weights = X.new_ones(X.shape[:-1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native, qr_algorithm
+from eigengrad.arguments import check_square
 from eigengrad.native_wins import FEWEST, fewest
 
 __all__ = ["QR", "SVD", "Auto", "Eigh", "Native", "PowerIteration", "Solver", "resolve"]
@@ -227,9 +228,8 @@ def hermitian(A: Tensor, UPLO: str) -> Tensor:
 
 
 def check(A: Tensor, UPLO: str) -> None:
-    """Raise ``ValueError`` if ``A`` is no batch of square matrices, or ``UPLO`` neither ``"L"`` nor ``"U"``."""
-    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
-        raise ValueError(f"A must be a batch of square matrices (*, n, n), got shape {tuple(A.shape)}")
+    """Raise unless ``A`` is a batch of square matrices and ``UPLO`` is ``"L"`` or ``"U"``."""
+    check_square(A)
     if UPLO not in ("L", "U"):
         raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
 

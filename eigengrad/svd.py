@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigengrad.arguments import check_matrices
 from eigengrad.function import Function, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
@@ -41,7 +42,8 @@ def svd(
         With ``full_matrices``, U ``(*, m, m)`` and Vh ``(*, n, n)``. Empty input is legal.
 
     Raises:
-        TypeError: if ``gradient`` is no rule.
+        TypeError: if ``gradient`` is no rule; if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of matrices.
         torch.linalg.LinAlgError: if the algorithm does not converge, for example on NaN.
 
     Source: Ionescu et al., ICCV 2015, for the exact derivative; the weights as in :mod:`eigengrad.gradients`.
@@ -54,8 +56,9 @@ def svd(
         >>> bool(A.grad.isfinite().all())
         True
     """
+    check_matrices(A)
     check_rule(gradient)
-    if A.dim() >= 2 and A.shape[-2] < A.shape[-1]:
+    if A.shape[-2] < A.shape[-1]:
         V, S, U = _TallSVD.call(A.mH, full_matrices, gradient)
     else:
         U, S, V = _TallSVD.call(A, full_matrices, gradient)

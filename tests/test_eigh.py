@@ -229,8 +229,6 @@ def test_unrolled_needs_steps(solver: str) -> None:
 def test_errors_of_torch_come_through() -> None:
     with pytest.raises(torch.linalg.LinAlgError):
         eg.eigh(torch.full((2, 2), torch.nan), solver="svd")  # LAPACK's eigh may return NaN instead
-    with pytest.raises(RuntimeError, match="square"):
-        eg.eigh(torch.zeros(2, 3))
     with pytest.raises(RuntimeError, match="UPLO"):
         eg.eigh(torch.eye(2), "X")
 

@@ -293,10 +293,3 @@ def test_errors() -> None:
         eg.powm(A, float("inf"))
     with pytest.raises(TypeError, match="divided_difference must be a function of tensors, got None"):
         eg.matrix_function(A, torch.exp, None)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["sqrtm", "inv_sqrtm", "logm", "expm"])
-def test_a_scalar_is_no_matrix(name: str) -> None:
-    """Said by torch, in its own words, before anyone asks for a size."""
-    with pytest.raises(RuntimeError, match="at least 2 dimensions"):
-        FUNCTIONS[name](torch.tensor(1.0))

@@ -161,9 +161,6 @@ def test_errors() -> None:
         eg.procrustes(X, X[:3])
     with pytest.raises(ValueError, match=r"weights must have shape \(4,\)"):
         eg.procrustes(X, X, weights=torch.ones(3))
-    for dtype in (torch.complex64, torch.int64, torch.float64):
-        with pytest.raises(TypeError, match="X and Y must be real floating-point numbers of one dtype"):
-            eg.procrustes(X, X.to(dtype))
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (0, 3, 2)])

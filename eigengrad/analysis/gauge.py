@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.analysis.inspection import inspect
+from eigengrad.arguments import check_square
 
 __all__ = ["GaugeDependence", "gauge_dependence"]
 
@@ -55,7 +56,9 @@ def gauge_dependence(
         generator: source of randomness; torch's global one by default.
 
     Raises:
-        ValueError: if ``trials`` is not positive, or the loss is no real scalar.
+        TypeError: if ``A`` is no tensor, or of another dtype than LAPACK has.
+        ValueError: if ``A`` is no batch of square matrices; if ``trials`` is not positive, or the loss is no real
+            scalar.
         torch.linalg.LinAlgError: if the eigendecomposition does not converge, for example on NaN.
 
     Example:
@@ -66,6 +69,7 @@ def gauge_dependence(
         >>> eg.analysis.gauge_dependence(lambda L, V: (V @ V.mT).sum(), A).phase < 1e-5
         True
     """
+    check_square(A)
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
     L, V = torch.linalg.eigh(A.detach())

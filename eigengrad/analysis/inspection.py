@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eigengrad.arguments import check_square
 from eigengrad.gradients import Clipped, Exact, GradientRule, Lorentzian, Masked, PowerIteration, Taylor, check_rule
 
 __all__ = ["Inspection", "inspect"]
@@ -57,8 +58,8 @@ def inspect(A: Tensor, *, rtol: float | None = None, rules: Iterable[GradientRul
         rules: the rules to compare; by default all of the shelf, with their defaults.
 
     Raises:
-        TypeError: if one of ``rules`` is none.
-        ValueError: if ``rtol`` is negative.
+        TypeError: if one of ``rules`` is none; if ``A`` is no tensor, or of another dtype than LAPACK has.
+        ValueError: if ``A`` is no batch of square matrices; if ``rtol`` is negative.
         torch.linalg.LinAlgError: if the eigendecomposition does not converge, for example on NaN.
 
     Example:
@@ -66,6 +67,7 @@ def inspect(A: Tensor, *, rtol: float | None = None, rules: Iterable[GradientRul
         >>> eg.analysis.inspect(torch.tensor([1.0, 2.0, 2.0]).diag()).advice[:47]
         '2 eigenvalues are tied, so that Exact() has no '
     """
+    check_square(A)
     if rtol is not None and rtol < 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
     L = torch.linalg.eigvalsh(A.detach())

@@ -30,7 +30,7 @@ def embeds(A: Tensor, solver: str | solvers.Solver) -> bool:
     """Whether a function of ``A (*, n, n)`` had better be computed through E(A)."""
     if not A.is_complex() or native.compiling() or A.numel() < FEWEST_NUMBERS:
         return False
-    if not (solver == "auto" or isinstance(solver, solvers.Auto)) or A.dim() < 3 or A.shape[-1] != A.shape[-2]:
+    if not (solver == "auto" or isinstance(solver, solvers.Auto)) or A.dim() < 3:
         return False
     n = A.shape[-1]
     enough = n <= LARGEST[A.dtype] and A.numel() >= FEWEST_MATRICES * n * n

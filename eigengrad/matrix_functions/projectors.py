@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.arguments import check_square
 from eigengrad.eigh import columns_of
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
@@ -60,8 +61,9 @@ def projector(
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        TypeError: if ``k`` is none of these; if ``gradient`` is no rule.
-        ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver.
+        TypeError: if ``k`` is none of these; if ``gradient`` is no rule; if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices; if ``k`` does not lie between 0 and n, or the slice has a
+            step; for an unknown solver.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
@@ -71,6 +73,7 @@ def projector(
                 [0., 1., 0.],
                 [0., 0., 1.]])
     """
+    check_square(A)
     check_rule(gradient)
     P, _, _ = _Projector.call(A, k, gradient, solvers.resolve(solver))
     return P

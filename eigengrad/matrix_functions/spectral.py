@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.arguments import check_square
 from eigengrad.eigh import mirrored
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.decomposition import conjugate, decompose, recompose
@@ -48,7 +49,8 @@ def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
         ``(*, n, n, n)`` numbers.
 
     Raises:
-        ValueError: for an unknown solver.
+        TypeError: if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices; for an unknown solver.
         NotImplementedError: for a third derivative.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
@@ -125,6 +127,7 @@ def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -
     if not -torch.inf < exponent < torch.inf:
         raise ValueError(f"exponent must be finite, got {exponent}")
     if float(exponent).is_integer():
+        check_square(A)
         return torch.linalg.matrix_power(mirrored(A, "L"), int(exponent))
     if exponent == 0.5:
         return sqrtm(A, solver=solver)
@@ -175,6 +178,7 @@ def matrix_function(
 
 
 def _apply(A: Tensor, f: ScalarFunction, solver: str | solvers.Solver) -> Tensor:
+    check_square(A)
     value, _, _ = _Value.call(A, f, solvers.resolve(solver))
     return value
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native_products, solvers
+from eigengrad.arguments import check_square
 from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.decomposition import root
 from eigengrad.matrix_functions.embedding import embed, embeds, extract
@@ -51,7 +52,8 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        ValueError: if ``floor`` is negative; for an unknown solver.
+        TypeError: if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
@@ -60,6 +62,7 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
         tensor([[2., 0.],
                 [0., 2.]])
     """
+    check_square(A)
     if embeds(A, solver):
         return extract(sqrtm(embed(A), floor=floor, solver=solver))
     S, _, _ = _SquareRoot.call(A, _checked(floor), solvers.resolve(solver))
@@ -86,7 +89,8 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        ValueError: if ``floor`` is negative; for an unknown solver.
+        TypeError: if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
         torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
 
     Example:
@@ -95,6 +99,7 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
     """
+    check_square(A)
     if embeds(A, solver):
         return extract(inv_sqrtm(embed(A), floor=floor, solver=solver))
     X, _, _ = _InverseSquareRoot.call(A, _checked(floor), solvers.resolve(solver))
