@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was in
 
 
 def test_errors() -> None:
-    for A in (torch.eye(2, dtype=torch.complex64), torch.eye(2).half(), torch.eye(2, device="meta")):
+    for A in (torch.eye(2, dtype=torch.complex64), torch.eye(2, device="meta")):
         with pytest.raises(ValueError, match="solver='native' takes float32 or float64 matrices on a CPU, got torch"):
             eg.eigh(A, solver="native")
     with pytest.raises(ValueError, match=r"A must be a batch of square matrices .*got shape \(2, 3\)"):
