@@ -3,8 +3,8 @@
 Spectra by methods by precisions: each figure is the largest relative error (in the Frobenius norm) over a few random
 matrices of size 8; `nan` says that the result was no number. The floating-point matrix is taken
 as exact, so what is measured is the method, not its input. Ours decomposes small matrices in single precision through
-double, but for batches that the compiled kernel takes. Peers that are not installed are left out: `pip install
-torchspd spd_learn xitorch pyriemann` brings all of them.
+double, but for batches that the compiled kernel takes, whose eigenvectors it corrects. Peers that are not installed are
+left out: `pip install torchspd spd_learn xitorch pyriemann` brings all of them.
 """
 
 import csv

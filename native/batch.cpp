@@ -57,12 +57,17 @@ static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int
     });
 }
 
-// Whether products are made of many matrices at once, one in each lane, or of one after the other: the same bits. Complex
-// matrices (`planes` 2, not 1) have no lanes.
+// Complex matrices (`planes` 2, not 1) have no lanes.
+constexpr int largest_in_lanes = 24;
+
+// Whether products are made of many matrices at once, one in each lane, or of one after the other: the same bits.
 template <class T>
 static bool in_lanes(int planes, long batch, int n) {
-    return planes == 1 && n <= 24 && 2 * batch >= functions(T())->width;
+    return planes == 1 && n <= largest_in_lanes && 2 * batch >= functions(T())->width;
 }
+
+// Whether refinements are, of which a matrix by itself would have other bits.
+static bool refined_in_lanes(int planes, int n) { return planes == 1 && n <= largest_in_lanes; }
 
 // V diag(x) V^H of any number of matrices.
 template <class T>
@@ -88,8 +93,20 @@ static void take_roots(T* x, long count, T floor, int inverse) {
     }
 }
 
-// Up to this n, eigenvectors in single precision are good enough for a root as they are found.
-constexpr int largest_uncorrected = 12;
+// Eigenvectors and eigenvalues without their errors of first order, of any number of matrices.
+template <class T>
+static void refine(const Functions<T>& f, int planes, const T* matrices, T* vectors, T* values, int count, int n,
+                   Workspace with) {
+    const long size = long(n) * n * planes;
+    const bool lanes = refined_in_lanes(planes, n);
+    const int step = lanes ? f.width : 1;
+    for (int done = 0; done < count; done += step) {
+        const T* a = matrices + done * size;
+        T *v = vectors + done * size, *l = values + long(done) * n;
+        if (lanes) f.refine(a, v, l, count - done < step ? count - done : step, n, with);
+        else functions(T())->refine_long[planes - 1](a, v, l, n, with);
+    }
+}
 
 template <class T>
 static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
@@ -98,9 +115,8 @@ static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T*
     return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
         T *x = roots + first * n, *v = vectors + first * size;
         f.eigh(matrices + first * size, x, v, count, n, with);
-        if (sizeof(T) == sizeof(float) && n > largest_uncorrected)
-            for (int k = 0; k < count; ++k)
-                f.refine[0](matrices + (first + k) * size, v + k * size, x + long(k) * n, n, with);
+        if (sizeof(T) == sizeof(float))
+            refine(f, 1, matrices + first * size, v, x, count, n, with);
         take_roots(x, long(count) * n, floor, inverse);
         recompose(f, 1, v, x, result + first * size, count, n, with);
     });
@@ -132,9 +148,10 @@ static int recompose(int planes, const T* vectors, const T* x, T* result, long b
 
 template <class T>
 static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
-    const long size = long(n) * n * planes;
-    return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
-        functions(T())->refine[planes - 1](matrices + k * size, vectors + k * size, values + k * n, n, with);
+    const Functions<T>& f = width_for<T>(batch, n, threads);
+    const long size = long(n) * n * planes, group = refined_in_lanes(planes, n) ? f.width : 1;
+    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
+        refine(f, planes, matrices + first * size, vectors + first * size, values + first * n, count, n, with);
     });
 }
 
@@ -146,7 +163,7 @@ static int refined_root(int planes, int inverse, const T* matrices, T floor, T* 
     const long size = long(n) * n * planes;
     return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
         T *x = roots + k * n, *v = vectors + k * size;
-        f.refine[planes - 1](matrices + k * size, v, x, n, with);
+        refine(f, planes, matrices + k * size, v, x, 1, n, with);
         take_roots(x, n, floor, inverse);
         f.recompose_long[planes - 1](v, x, result + k * size, n, with);
     });

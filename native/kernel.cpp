@@ -7,6 +7,7 @@
 #include "long.hpp"
 #include "passes.hpp"
 #include "refine.hpp"
+#include "refine_long.hpp"
 #include "solve.hpp"
 
 #define EIGENGRAD_TEXT(x) #x
@@ -21,9 +22,10 @@ constexpr Functions<T> functions() {
             solve<V>,
             recompose<V>,
             pull_back<V>,
+            refine<V>,
             {recompose_long<V, 1>, recompose_long<V, 2>},
             {pull_back_long<V, 1>, pull_back_long<V, 2>},
-            {refine<V, 1>, refine<V, 2>},
+            {refine_long<V, 1>, refine_long<V, 2>},
             moments<V>,
             affine<V>,
             affine_backward<V>};

@@ -69,10 +69,11 @@ struct Functions {
     void (*eigh)(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
     void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
     void (*pull_back)(const PullBack<T>&, int count, int n, Workspace);
+    void (*refine)(const T* matrices, T* vectors, T* values, int count, int n, Workspace);
     // The same of one matrix, real or complex (long.hpp).
     void (*recompose_long[2])(const T* rows, const T* x, T* result, int n, Workspace);
     void (*pull_back_long[2])(const PullBack<T>&, int n, Workspace);
-    void (*refine[2])(const T* matrix, T* rows, T* values, int n, Workspace);
+    void (*refine_long[2])(const T* matrix, T* rows, T* values, int n, Workspace);
     void (*moments)(const Units<T>&, int d, T* mean, T* scatter, Workspace);
     void (*affine)(const Units<T>&, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace);
     void (*affine_backward)(const Units<T>&, const T* g, int d, const T* matrix, const T* centre, T* gx, T* g_matrix,

@@ -1,161 +1,132 @@
-// Eigenvectors and eigenvalues without their errors of first order. With R = I - V^H V and S = V^H A V,
-//
-//     l_i = s_ii / (1 - r_ii),    V <- V (I + R/2 + K),    k_ij = f_ij / (l_j - l_i),    F = S + (l_i + l_j)/2 R:
-//
-// V comes to be orthonormal, and turns by K to where V^H A V is diagonal. Eigenvectors whose eigenvalues are too close
-// for that turn by a rotation each, where F is no mere rounding error.
-//
-// Source: Ogita and Aishima, "Iterative refinement for symmetric eigenvalue decomposition", 2018, and its second part,
-// "clustered eigenvalues", 2019; the rotations are Jacobi's (Golub, Van Loan, section 8.5).
+// The refinement of refine_long.hpp, one small real matrix per lane.
 
 #pragma once
 
-#include "dense.hpp"
+#include "gradient.hpp"
 #include "kernel.hpp"
-#include "long.hpp"
+#include "simd.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
-// Rows i and j of x: x_i <- c x_i - s e x_j,  x_j <- s x_i + c e x_j.
-template <class V, int P, class T = typename V::scalar>
-EIGENGRAD_INLINE void rotate_rows(Dense<V, P> x, int i, int j, T c, T s, const T (&e)[2]) {
-    for (int k = 0; k < x.plane[0].n; k += V::lanes) {
-        V a[P], b[P], turned[P];
-        for (int q = 0; q < P; ++q) a[q] = x.plane[q].at(i, k), b[q] = x.plane[q].at(j, k);
-        turned[0] = V(e[0]) * b[0];
-        if constexpr (P == 2) {
-            turned[0] = fnma(V(e[1]), b[1], turned[0]);
-            turned[1] = fma(V(e[1]), b[0], V(e[0]) * b[1]);
+// The largest angle that is taken without its square.
+template <class T>
+constexpr T widest_angle = sizeof(T) == 4 ? T(0x1p-13) : T(0x1p-28);
+
+// Entries of F that are left alone, of the largest eigenvalue; a little more than their rounding errors.
+template <class T>
+constexpr T negligible_entry = Limits<T>::epsilon / 4;
+
+// Any number of matrices from lanes to memory.
+template <class T, int W>
+void store_matrices(View<Vec<T, W>> from, T* to, int count, int n) {
+    Batch<T> out{to, long(n) * n, count};
+    Vec<T, W> x[W];
+    for_tiles<W>(n * n, [&](long offset) {
+        int i = offset / n, j = offset % n;
+        for (int w = 0; w < W; ++w) {
+            x[w] = i >= n ? Vec<T, W>(T(0)) : from(i, j);
+            if (++j == n) j = 0, ++i;
         }
-        for (int q = 0; q < P; ++q) {
-            x.plane[q].set(i, k, fnma(V(s), turned[q], V(c) * a[q]));
-            x.plane[q].set(j, k, fma(V(s), a[q], V(c) * turned[q]));
-        }
+        store_tile(out, offset, x);
+    });
+}
+
+template <class T, int W>
+void store_vectors(const Vec<T, W>* from, T* to, int count, int n) {
+    for (int k = 0; k < n; ++k) {
+        T lanes[W];
+        from[k].store(lanes);
+        for (int lane = 0; lane < count; ++lane) to[long(lane) * n + k] = lanes[lane];
     }
 }
 
-// Rows and columns i and j of diag(values) + f, of no diagonal, such that its entry between them vanishes; V^H with it.
-template <class V, int P, class T = typename V::scalar>
-void rotate_pair(Dense<V, P> f, Dense<V, P> vh, T* values, int i, int j, T size) {
-    const T e[2] = {f.plane[0].row(i)[j] / size, P == 2 ? f.plane[P - 1].row(i)[j] / size : T(0)};
-    const T half = (values[j] - values[i]) / (2 * size), wide = __builtin_hypot(half, T(1));
-    const T t = half < 0 ? 1 / (half - wide) : 1 / (half + wide), c = 1 / __builtin_hypot(t, T(1));
-    values[i] -= t * size, values[j] += t * size;
-    rotate_rows(f, i, j, c, c * t, e);
-    rotate_rows(vh, i, j, c, c * t, e);
-    for (int q = 0; q < P; ++q) {
-        T *fi = f.plane[q].row(i), *fj = f.plane[q].row(j);
-        fi[i] = fi[j] = fj[i] = fj[j] = 0;
-        for (int k = 0; k < f.plane[q].n; ++k) {
-            f.plane[q].row(k)[i] = q ? -fi[k] : fi[k];
-            f.plane[q].row(k)[j] = q ? -fj[k] : fj[k];
-        }
+// Rows and columns i > j of diag(values) + f, of which the lower triangle counts, such that the entry between them
+// vanishes; rows of v with them. Lanes that are not `turning` keep their bits.
+template <class V, class M>
+EIGENGRAD_INLINE void rotate_pair(View<V> f, View<V> v, V* values, int n, int i, int j, M turning) {
+    const V one(1), x = select(turning, f(i, j), one);
+    const V half = (values[i] - values[j]) / (x + x), wide = sqrt(fma(half, half, one));
+    const V t = select(turning, copysign(one, half) / (abs(half) + wide), V(0)), c = one / sqrt(fma(t, t, one)), s = c * t;
+    values[j] = fnma(t, x, values[j]);
+    values[i] = fma(t, x, values[i]);
+    f(i, j) = select(turning, V(0), f(i, j));
+    auto rotate = [&](V& of_j, V& of_i) {
+        const V turned = fnma(s, of_i, c * of_j);
+        of_i = fma(s, of_j, c * of_i);
+        of_j = turned;
+    };
+    for (int k = 0; k < n; ++k) {
+        rotate(v(j, k), v(i, k));
+        if (k != i && k != j) rotate(k > j ? f(k, j) : f(j, k), k > i ? f(k, i) : f(i, k));
     }
 }
 
-// One refinement at work: V, V^H, A that becomes S and F, I - R that becomes the change of V^H, a product, and vectors.
-template <class V, int P, class T = typename V::scalar>
-struct Refinement {
-    // The largest angle in K, whose square is lost.
-    static constexpr T widest = sizeof(T) == 4 ? 0x1p-13 : 0x1p-28;
-    // Entries of F that are left alone, of the largest eigenvalue; a little more than their rounding errors.
-    static constexpr T negligible = Limits<T>::epsilon / 4;
-
-    Dense<V, P> v, vh, f, change, product;
-    T *values, *left;
-
-    Refinement(T* next, int n) {
-        Dense<V, P>* const matrices[] = {&v, &vh, &f, &change, &product};
-        T** const vectors[] = {&values, &left};
-        for (Dense<V, P>* x : matrices) *x = Dense<V, P>::take(next, n);
-        for (T** x : vectors) *x = next, next += Plane<V>::pad(n);
+// Sweeps over what F keeps, as in refine_long.hpp; returns the numbers of rotations.
+template <class V, class T = typename V::scalar>
+V rotate_clusters(View<V> f, View<V> v, V* values, int n) {
+    V smallest(T(0)), rotations(T(0));
+    for (int k = 0; k < n; ++k) smallest = max(abs(values[k]), smallest);
+    smallest = V(negligible_entry<T>) * smallest;
+    bool turned = true;
+    for (int sweep = 0; turned && sweep < 6; ++sweep) {
+        turned = false;
+        for (int i = 1; i < n; ++i)
+            for (int j = 0; j < i; ++j) {
+                const auto turning = abs(f(i, j)) > smallest;
+                if (!any(turning)) continue;
+                rotate_pair(f, v, values, n, i, j, turning);
+                rotations = select(turning, rotations + V(T(1)), rotations);
+                turned = true;
+            }
     }
+    return rotations;
+}
 
-    // To the first order. F keeps what K leaves of it; returns the largest number in that.
-    T step(const T* matrix, Workspace memory) const {
-        const int n = f.plane[0].n, padded = f.plane[0].padded;
-        f.load(matrix);
-        f.mirror();
-        product.set_product(f, v, false, memory);
-        f.set_product(vh, product, true, memory);
-        f.mirror();
-        change.set_product(vh, v, true, memory);
-        change.mirror();
-        for (int i = 0; i < padded; ++i) {
-            T &s = f.plane[0].row(i)[i], &square = change.plane[0].row(i)[i];
-            values[i] = i < n ? s / square : 0;
-            square -= 1;
-            s = values[i] * square;  // so that F has no diagonal
-            left[i] = 0;
+// To the first order, where `wanted`. F, the matrices at first, keeps what K leaves of it. Not inlined: GCC 12 cannot expand
+// the comparison of two doubles that it would carry along.
+template <class V, class M, class T = typename V::scalar>
+__attribute__((noinline)) void refine_step(View<V> v, View<V> f, View<V> change, View<V> work, V* values, int n,
+                                           M wanted) {
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < i; ++j) f(j, i) = f(i, j);
+    product(work, v, f, n, false);
+    product(f, work, v.transposed(), n, true);
+    product(change, v, v.transposed(), n, true);
+    const V half(T(0.5));
+    for (int i = 0; i < n; ++i) {
+        values[i] = select(wanted, f(i, i) / change(i, i), values[i]);
+        change(i, i) = half * (V(T(1)) - change(i, i));
+    }
+    for (int i = 0; i < n; ++i)
+        for (int j = 0; j < i; ++j) {
+            const V mean = half * (values[i] + values[j]), gap = values[i] - values[j], r = change(i, j);
+            const V f_ij = fnma(mean, r, f(i, j));
+            const auto apart = V(widest_angle<T>) * abs(gap) > abs(f_ij);
+            const V k = select(apart, f_ij / gap, V(T(0)));
+            f(i, j) = select(apart, V(T(0)), f_ij);
+            change(i, j) = fnma(half, r, k);
+            change(j, i) = -fma(half, r, k);
         }
-        f.plane[0].each(false, [&](int i, int j) { turn(i, j); });
-        product.set_product(change, vh, false, memory);
-        for (int q = 0; q < P; ++q)
-            vh.plane[q].each(false, [&](int i, int j) {
-                vh.plane[q].set(i, j, vh.plane[q].at(i, j) + product.plane[q].at(i, j));
-            });
-        T most = 0;
-        for (int i = 0; i < n; ++i) most = left[i] > most ? left[i] : most;
-        return most;
-    }
+    product(work, change, v, n, false);
+    for (int i = 0; i < n; ++i)
+        for (int k = 0; k < n; ++k) v(i, k) = select(wanted, v(i, k) + work(i, k), v(i, k));
+}
 
-    // To K^H + R/2 and what K leaves of F, in row i from column j on.
-    EIGENGRAD_INLINE void turn(int i, int j) const {
-        const V x(values[i]), y = V::load(values + j), mean = V(T(0.5)) * (x + y), gap = x - y;
-        V f_ij[P], size(T(0));
-        for (int q = 0; q < P; ++q) {
-            f_ij[q] = fnma(mean, change.plane[q].at(i, j), f.plane[q].at(i, j));
-            size = max(abs(f_ij[q]), size);
-        }
-        const auto apart = V(widest) * abs(gap) > size;
-        for (int q = 0; q < P; ++q) {
-            const V k = select(apart, f_ij[q] / gap, V(T(0)));
-            change.plane[q].set(i, j, fnma(V(T(0.5)), change.plane[q].at(i, j), k));
-            f.plane[q].set(i, j, select(apart, V(T(0)), f_ij[q]));
-        }
-        max(select(apart, V(T(0)), size), V::load(left + j)).store(left + j);
+// Eigenvectors in rows, in place; of the matrices the lower triangle.
+template <class V, class T = typename V::scalar>
+void refine(const T* matrices, T* vectors, T* values, int count, int n, Workspace memory) {
+    V* next = static_cast<V*>(memory.reserve((4 * n * long(n | 1) + n) * sizeof(V)));
+    View<V> v = take(next, n), f = take(next, n), change = take(next, n), product = take(next, n);
+    load_matrices(vectors, count, n, v);
+    load_matrices(matrices, count, n, f);
+    refine_step(v, f, change, product, next, n, V(T(0)) == V(T(0)));
+    const auto many = rotate_clusters(f, v, next, n) > V(T(n / 2));
+    if (any(many)) {  // whose rounding errors have added up
+        load_matrices(matrices, count, n, f);
+        refine_step(v, f, change, product, next, n, many);
     }
-
-    T tolerance() const {
-        T largest = 0;
-        for (int i = 0; i < f.plane[0].n; ++i) {
-            const T size = values[i] < 0 ? -values[i] : values[i];
-            largest = size > largest ? size : largest;
-        }
-        return negligible * largest;
-    }
-
-    // Sweeps over what F keeps, which is next to nothing beside the gaps of other clusters: two or three suffice. Returns
-    // the number of rotations.
-    long rotate_clusters(T smallest) const {
-        long rotations = 0, before = -1;
-        for (int sweep = 0; rotations > before && sweep < 6; ++sweep) {
-            before = rotations;
-            for (int j = 1; j < f.plane[0].n; ++j)
-                for (int i = 0; i < j; ++i) {
-                    const T size = __builtin_hypot(f.plane[0].row(i)[j], P == 2 ? f.plane[P - 1].row(i)[j] : T(0));
-                    if (!(size > smallest)) continue;
-                    rotate_pair(f, vh, values, i, j, size);
-                    ++rotations;
-                }
-        }
-        return rotations;
-    }
-};
-
-// V in rows, in place; of A the lower triangle.
-template <class V, int P, class T = typename V::scalar>
-void refine(const T* matrix, T* rows, T* values, int n, Workspace memory) {
-    const Refinement<V, P> at(reserve_long<V, P>(5, n, memory, 2), n);
-    load_eigenvectors(rows, at.v, at.vh);
-    const T left = at.step(matrix, memory), smallest = at.tolerance();
-    // Hardly ever, or a few: clusters, but neither ties nor eigenvalues at random.
-    if (left > smallest && at.rotate_clusters(smallest) > n / 2) {
-        at.vh.template transpose_into<true>(at.v);
-        at.step(matrix, memory);
-    }
-    at.vh.store(rows, true);
-    __builtin_memcpy(values, at.values, n * sizeof(T));
+    store_matrices(v, vectors, count, n);
+    store_vectors(next, values, count, n);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

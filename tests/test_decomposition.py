@@ -99,3 +99,22 @@ def test_accuracy(n: int, dtype: torch.dtype, kind: str, gap: float, generator: 
             value = function(several)
             gradient = torch.autograd.grad(value, several, G.expand_as(value))[0][-1]
             assert torch.linalg.matrix_norm(gradient - expected) < limit * torch.linalg.matrix_norm(expected)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 12, 16, 24, 32])
+def test_accuracy_of_thousands(n: int, generator: torch.Generator) -> None:
+    """The worst of many spectra, with clusters in half of them, of the batches that the kernel takes."""
+    L = 1 + 9 * torch.rand(4000, n, dtype=torch.float64, generator=generator)
+    gap = 10 ** (-7 * torch.rand(2000, 1, dtype=torch.float64, generator=generator))
+    L[:2000, : n // 2] = 1 + gap * torch.arange(n // 2) / n
+    L[:, 0], L[:, -1] = 1, 10
+    V = torch.linalg.qr(torch.randn(4000, n, n, dtype=torch.float64, generator=generator)).Q
+    A = ((V * L.unsqueeze(-2)) @ V.mT).float()
+    A = A.tril() + A.tril(-1).mT
+    G = torch.randn(A.shape, generator=generator)
+    leaf, wide = A.requires_grad_(), A.detach().double().requires_grad_()
+    for function in FUNCTIONS:
+        gradient = torch.autograd.grad(function(leaf), leaf, G)[0]
+        expected = torch.autograd.grad(function(wide), wide, G.double())[0]
+        error = torch.linalg.matrix_norm(gradient - expected) / torch.linalg.matrix_norm(expected)
+        assert error.max() < 1.5e-6

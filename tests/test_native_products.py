@@ -166,6 +166,27 @@ def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: int, ge
     assert close(X, (vectors * x.unsqueeze(-2)) @ vectors.mH)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [3, 16, 24])
+def test_refine_leaves_neighbours_alone(
+    n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator
+) -> None:
+    """The bits of a matrix whose neighbours are apart, clustered or NaN, which takes other steps in each."""
+    L = torch.linspace(1, 10, n, dtype=torch.float64).repeat(40, 1)
+    L[::3] = 1 + torch.arange(n) * 100 * torch.finfo(dtype).eps
+    V = torch.linalg.qr(torch.randn(40, n, n, dtype=torch.float64, generator=generator)).Q
+    A = ((V * L.unsqueeze(-2)) @ V.mT).to(dtype)
+    V[::3] = torch.linalg.qr(torch.randn(14, n, n, dtype=torch.float64, generator=generator)).Q
+    V = V.to(dtype)
+    V[7], A[8] = torch.nan, torch.nan
+    values, vectors = native_products.refine(A, by_columns(V))
+    for i in range(40):
+        alone = native_products.refine(A[i], by_columns(V[i]))
+        for one, among_others in zip(alone, (values[i], vectors[i]), strict=True):
+            assert torch.equal(one.nan_to_num(7), among_others.nan_to_num(7))
+    assert [i for i in range(40) if values[i].isnan().all()] == [7, 8]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:

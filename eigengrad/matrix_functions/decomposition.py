@@ -32,9 +32,6 @@ _LARGEST_ROOT_IN_DOUBLE = 12
 _WIDEST = 2.0**-13
 """The largest angle in K, whose square is lost."""
 
-_LARGEST_UNCORRECTED = 12
-"""Up to this n what the kernel finds needs no correction. Its roots in one call are corrected beyond."""
-
 
 def decompose(A: Tensor, solver: solvers.Solver) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, by ``solver`` as it is unless that is ``"auto"``.
@@ -53,7 +50,7 @@ def _decompose(A: Tensor, solver: solvers.Solver) -> tuple[Tensor, Tensor, bool]
     if n <= _LARGEST_IN_DOUBLE and not by_kernel:
         L, V = solver(A.to(_WIDER[A.dtype]))
         return L.to(torch.float32), V.to(A.dtype), False
-    return *solver(A), not by_kernel or n > _LARGEST_UNCORRECTED
+    return *solver(A), True
 
 
 def _corrected(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
