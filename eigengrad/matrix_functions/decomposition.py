@@ -1,13 +1,14 @@
 """From a matrix to its eigenvectors and back, as functions of a matrix need it.
 
 These are as accurate as the decomposition lets them be, and in single precision a solver's error is several times that
-of everything that follows. Small matrices therefore go through double precision, where that is cheap, and the
-decomposition of larger ones is corrected: with ``R = I - V^H V`` and ``S = V^H A V``,
+of everything that follows. Small matrices, if they are few, therefore go through double precision, where that is cheap,
+and the decomposition of many or of larger ones is corrected: with ``R = I - V^H V`` and ``S = V^H A V``,
 
     l_i <- s_ii / (1 - r_ii),    V <- V (I + R/2 + K),    k_ij = (s_ij + (l_i + l_j) r_ij / 2) / (l_j - l_i),
 
-which leaves errors of the second order. Between eigenvalues too close for that the kernel (``native/refine.hpp``)
-rotates; torch's operators, which do this where there is no kernel, leave the solver's error there.
+which leaves errors of the second order. Between eigenvalues too close for that the kernel (``native/refine.hpp``, and
+``refine_long.hpp`` for larger matrices) rotates; torch's operators, which do this where there is no kernel, leave the
+solver's error there.
 
 Source: Ogita and Aishima, 2018, "Iterative refinement for symmetric eigenvalue decomposition"; 2019, "... II: clustered
 eigenvalues".
