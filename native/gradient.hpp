@@ -66,19 +66,30 @@ void load_matrices(const T* from, int count, int n, View<Vec<T, W>> to) {
     });
 }
 
-// A symmetric matrix of which the lower triangle is given.
-template <class T, int W>
-void store_symmetric(View<Vec<T, W>> from, T* to, int count, int n) {
+// The matrices of entries entry(i, j) from lanes to memory.
+template <class T, int W, class Entry>
+EIGENGRAD_INLINE void store_entries(Entry entry, T* to, int count, int n) {
     Batch<T> out{to, long(n) * n, count};
     Vec<T, W> x[W];
     for_tiles<W>(n * n, [&](long offset) {
         int i = offset / n, j = offset % n;
         for (int w = 0; w < W; ++w) {
-            x[w] = i >= n ? Vec<T, W>(T(0)) : i < j ? from(j, i) : from(i, j);
+            x[w] = i >= n ? Vec<T, W>(T(0)) : entry(i, j);
             if (++j == n) j = 0, ++i;
         }
         store_tile(out, offset, x);
     });
+}
+
+template <class T, int W>
+void store_matrices(View<Vec<T, W>> from, T* to, int count, int n) {
+    store_entries<T, W>([&](int i, int j) { return from(i, j); }, to, count, n);
+}
+
+// Symmetric matrices of which the lower triangle is given.
+template <class T, int W>
+void store_symmetric(View<Vec<T, W>> from, T* to, int count, int n) {
+    store_entries<T, W>([&](int i, int j) { return i < j ? from(j, i) : from(i, j); }, to, count, n);
 }
 
 template <class T, int W>

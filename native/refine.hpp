@@ -16,21 +16,6 @@ constexpr T widest_angle = sizeof(T) == 4 ? T(0x1p-13) : T(0x1p-28);
 template <class T>
 constexpr T negligible_entry = Limits<T>::epsilon / 4;
 
-// Any number of matrices from lanes to memory.
-template <class T, int W>
-void store_matrices(View<Vec<T, W>> from, T* to, int count, int n) {
-    Batch<T> out{to, long(n) * n, count};
-    Vec<T, W> x[W];
-    for_tiles<W>(n * n, [&](long offset) {
-        int i = offset / n, j = offset % n;
-        for (int w = 0; w < W; ++w) {
-            x[w] = i >= n ? Vec<T, W>(T(0)) : from(i, j);
-            if (++j == n) j = 0, ++i;
-        }
-        store_tile(out, offset, x);
-    });
-}
-
 template <class T, int W>
 void store_vectors(const Vec<T, W>* from, T* to, int count, int n) {
     for (int k = 0; k < n; ++k) {
