@@ -19,7 +19,8 @@ from torch import Tensor
 import eigengrad as eg
 from benchmarks import peers
 from benchmarks.timing import RESULTS, claim, cores_given, provenance, ratios, wait_for_cores, write
-from eigengrad import native, native_wins, solvers
+from eigengrad import native, solvers
+from eigengrad.native import thresholds
 
 SIZES = (2, 3, 4, 5, 8, 16, 24, 32, 48, 64, 96, 128, 256)
 BATCHES = (1, 2, 4, 8, 16, 64, 256, 4096, 100_000)
@@ -209,7 +210,7 @@ def verdict(label: str, case: Case, target: float) -> None:
 
 
 def main() -> None:
-    """Collect, draw, print the table that ``native_wins.py`` should hold, and check the claims."""
+    """Collect, draw, print the table that ``native/thresholds.py`` should hold, and check the claims."""
     cases: list[Case] = []
     measured: Grid = {}
     for dtype in ("float32", "float64"):
@@ -236,7 +237,7 @@ def main() -> None:
             + ", ".join(f"{key} {case[key]}" for key in ("dtype", "threads", "n", "batch"))
         )
     assert native.available()
-    assert set(native_wins.SMALLEST_BATCH) == set(measured)
+    assert set(thresholds.SMALLEST_BATCH) == set(measured)
     worst = shown[0]["torch"] / shown[0]["auto"]
     claim(f"'auto' has at least 0.9 of torch.linalg.eigh's speed anywhere: {worst:.2f}", worst >= 0.9)
 

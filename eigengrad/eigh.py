@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import native_products, solvers
+from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule, few_terms
+from eigengrad.native import products
+from eigengrad.solvers.base import hermitian
 
 __all__ = ["columns_of", "eigh", "mirrored", "topk_eigh"]
 
@@ -165,7 +167,7 @@ def mirrored(A: Tensor, UPLO: str) -> Tensor:
 class _Mirrored(Function):
     @staticmethod
     def forward(A: Tensor, UPLO: str) -> Tensor:
-        return solvers.hermitian(A, UPLO)
+        return hermitian(A, UPLO)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -251,12 +253,12 @@ def pull_back(
     U = V[..., columns]
     if gV is None:
         return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
-    fused = columns == slice(None) and not torch.is_grad_enabled() and native_products.multiplies(V, gV)
+    fused = columns == slice(None) and not torch.is_grad_enabled() and products.multiplies(V, gV)
     if fused and (terms := few_terms(gradient)):
-        return native_products.pull_back(V, gV, L, kind="series", terms=terms, diagonal=gL)
+        return products.pull_back(V, gV, L, kind="series", terms=terms, diagonal=gL)
     K = gradient.kernel(L)
-    if fused and native_products.multiplies(V, weights=K):
-        return native_products.pull_back(V, gV, K, diagonal=gL)
+    if fused and products.multiplies(V, weights=K):
+        return products.pull_back(V, gV, K, diagonal=gL)
     rotated = V @ (K[..., columns] * (V.mH @ gV))
     if gL is not None:
         rotated = torch.addcmul(rotated, U, gL.unsqueeze(-2).to(V.dtype))

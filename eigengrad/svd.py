@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.function import Function, in_full_precision
+from eigengrad.autograd import Function, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
 __all__ = ["svd"]
@@ -26,7 +26,7 @@ def svd(
     square included. They are taken relative to the largest, which matters to :class:`eigengrad.Clipped` alone.
 
     Singular vectors are defined up to a sign (or phase, for complex input) that u and v share; a loss must not depend
-    on it. For the unitary factor ``U V^H``, prefer :func:`eigengrad.polar`, which needs no rule.
+    on it. For the unitary factor ``U V^H``, prefer :func:`eigengrad.matrix_functions.polar`, which needs no rule.
 
     Args:
         A: matrices, of float32, float64, complex64 or complex128.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import eigengrad as eg
-from eigengrad.geometric_series import FEW_TERMS
+from eigengrad.gradients.series import FEW_TERMS
 
 ITERATIONS = (1, 2, 5, 19, FEW_TERMS, FEW_TERMS + 1, 200, 10**6, 10**9)
 BOUNDED = [

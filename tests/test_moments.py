@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
-from eigengrad import moments as passes
-from eigengrad.channel_groups import Layout
+from eigengrad.nn.functional import moments as passes
+from eigengrad.nn.functional.channel_groups import Layout
 
 SHAPES = [(5, 2, 3, 7), (1, 2, 3, 33), (3, 2, 2, 20), (4, 1, 1, 6), (2, 3, 4, 1)]
 Map = Callable[[Tensor], Tensor]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
-from eigengrad import native, native_wins, solvers
+from eigengrad import native, solvers
+from eigengrad.native import thresholds
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
 
@@ -33,7 +34,7 @@ def test_auto_chooses_by_size_alone() -> None:
         assert not native.chosen(A)
     assert native.chosen(torch.full((4096, 3, 3), torch.nan))
     assert solvers.Auto()(torch.full((4096, 3, 3), torch.nan))[0].isnan().all()
-    for rows in native_wins.SMALLEST_BATCH.values():
+    for rows in thresholds.SMALLEST_BATCH.values():
         assert [n for n, _ in rows] == sorted(n for n, _ in rows)
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
-from eigengrad import native, native_passes
+from eigengrad import native
+from eigengrad.native import passes
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the native kernel was not built")
 
@@ -43,28 +44,28 @@ def test_against_the_formulas(
     B, G, d, M = shape
     x, g = make(shape, dtype, generator, extra), make(shape, dtype, generator)
     T, centre, offset = (make((1, G, d, k), dtype, generator)[0] for k in (d, 1, 1))
-    assert native_passes.possible(x, g)
+    assert passes.possible(x, g)
     wide, wide_g, wide_T, wide_centre, wide_offset = (tensor.double() for tensor in (x, g, T, centre, offset))
 
-    mean, scatter = native_passes.moments(x)
+    mean, scatter = passes.moments(x)
     expected = wide.mean(dim=(0, 3)).unsqueeze(-1)
     centred = wide - expected
     close(mean, expected)
     close(scatter, (centred @ centred.mT).sum(dim=0))
 
     y = x.new_empty(B, G, d, M)
-    native_passes.affine(x, T, centre, offset, y)
+    passes.affine(x, T, centre, offset, y)
     close(y, wide_T @ (wide - wide_centre) + wide_offset)
     total = g.clone()
-    native_passes.affine(x, T, centre, offset, total, add=True)
+    passes.affine(x, T, centre, offset, total, add=True)
     close(total, wide_g + wide_T @ (wide - wide_centre) + wide_offset)
 
     gx = torch.empty_like(g)
-    gT, g_offset = native_passes.affine_backward(x, g, T, centre, gx)
+    gT, g_offset = passes.affine_backward(x, g, T, centre, gx)
     close(gx, wide_T.mT @ wide_g)
     close(gT, (wide_g @ (wide - wide_centre).mT).sum(dim=0))
     close(g_offset, wide_g.sum(dim=(0, 3)).unsqueeze(-1))
-    without = native_passes.affine_backward(x, g, T, centre, None)
+    without = passes.affine_backward(x, g, T, centre, None)
     assert torch.equal(without[0], gT)
 
 
@@ -73,7 +74,7 @@ def test_threads_change_no_bit(generator: torch.Generator) -> None:
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(native_passes.moments(x))
+        results.append(passes.moments(x))
     torch.set_num_threads(1)
     for mean, scatter in results[1:]:
         assert torch.equal(mean, results[0][0])
@@ -83,10 +84,10 @@ def test_threads_change_no_bit(generator: torch.Generator) -> None:
 def test_one_bad_group(generator: torch.Generator) -> None:
     """NaN and infinity stay in their group."""
     x = make((3, 3, 4, 50), torch.float32, generator)
-    clean = native_passes.moments(x)
+    clean = passes.moments(x)
     x[1, 1, 2, 7] = torch.nan
     x[2, 1, 0, 3] = torch.inf
-    mean, scatter = native_passes.moments(x)
+    mean, scatter = passes.moments(x)
     for group in (0, 2):
         assert torch.equal(mean[group], clean[0][group])
         assert torch.equal(scatter[group], clean[1][group])
@@ -96,13 +97,13 @@ def test_one_bad_group(generator: torch.Generator) -> None:
 def test_what_goes_elsewhere(generator: torch.Generator) -> None:
     """Channels last, half precision, a hidden batch and empty data are torch's."""
     x = make((4, 2, 8, 16), torch.float32, generator)
-    assert native_passes.possible(x)
-    assert not native_passes.possible(x.mT.contiguous().mT)
-    assert not native_passes.possible(x.half())
-    assert not native_passes.possible(x[:0])
-    assert not native_passes.possible(x, x.to("meta"))
+    assert passes.possible(x)
+    assert not passes.possible(x.mT.contiguous().mT)
+    assert not passes.possible(x.half())
+    assert not passes.possible(x[:0])
+    assert not passes.possible(x, x.to("meta"))
     seen = []
-    torch.func.vmap(lambda part: (seen.append(native_passes.possible(part)), part)[1])(x.unsqueeze(0))
+    torch.func.vmap(lambda part: (seen.append(passes.possible(part)), part)[1])(x.unsqueeze(0))
     assert seen == [False]
 
 
@@ -131,6 +132,6 @@ def test_a_layer_uses_them(d: int, generator: torch.Generator, monkeypatch: pyte
         "affine_backward",
         "affine",
     ]
-    monkeypatch.setattr(native_passes, "possible", lambda *_: False)
+    monkeypatch.setattr(passes, "possible", lambda *_: False)
     for actual, expected in zip(ours, step(), strict=True):
         torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
-from eigengrad import native, native_products
+from eigengrad import native
 from eigengrad.gradients import few_terms
+from eigengrad.native import products
 from eigengrad.testing import relative_error
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
@@ -41,8 +42,8 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: int, generator:
     real = dtype.to_real()
     for batch in (1, 3, 40):
         L, V = basis(batch, n, dtype, generator)
-        assert native_products.multiplies(V)
-        assert close(native_products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
+        assert products.multiplies(V)
+        assert close(products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
         G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
         K = torch.randn(batch, n, n, dtype=real, generator=generator)
         d = torch.randn(batch, n, dtype=real, generator=generator)
@@ -57,8 +58,8 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: int, generator:
         rotated = V @ (K * (V.mH @ G) + torch.diag_embed(d)) @ V.mH
         for cotangent in layouts(G):
             for kind, (given, W) in weights.items():
-                assert close(native_products.pull_back(V, cotangent, given, kind=kind), V @ (W * B) @ V.mH)
-            ours = native_products.pull_back(V, cotangent, K, diagonal=d)
+                assert close(products.pull_back(V, cotangent, given, kind=kind), V @ (W * B) @ V.mH)
+            ours = products.pull_back(V, cotangent, K, diagonal=d)
             assert close(ours, (rotated + rotated.mH) / 2)
             assert torch.equal(ours, ours.mH)
 
@@ -70,18 +71,18 @@ def test_large(n: int, dtype: torch.dtype, instructions: int, generator: torch.G
     L, V = basis(2, n, dtype, generator)
     G = torch.randn(2, n, n, dtype=dtype, generator=generator)
     K = torch.randn(2, n, n, dtype=dtype.to_real(), generator=generator)
-    assert close(native_products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
-    ours = native_products.pull_back(V, G, K + K.mT, kind="function")
+    assert close(products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
+    ours = products.pull_back(V, G, K + K.mT, kind="function")
     assert close(ours, V @ ((K + K.mT) * (V.mH @ (G + G.mH) @ V / 2)) @ V.mH)
     rotated = V @ (K * (V.mH @ G)) @ V.mH
-    assert close(native_products.pull_back(V, G, K), (rotated + rotated.mH) / 2)
+    assert close(products.pull_back(V, G, K), (rotated + rotated.mH) / 2)
 
 
 def every_product(A: Tensor, L: Tensor, V: Tensor, G: Tensor) -> list[Tensor]:
-    results = [*native_products.refine(A, by_columns(V))]
-    results += native_products.refined_root(A, by_columns(V), 0.0, inverse=True)
-    results += [native_products.recompose(V, L), native_products.pull_back(V, G, L, kind="square_root")]
-    return [*results, native_products.pull_back(V, G, L, kind="series", terms=(9, 8))]
+    results = [*products.refine(A, by_columns(V))]
+    results += products.refined_root(A, by_columns(V), 0.0, inverse=True)
+    results += [products.recompose(V, L), products.pull_back(V, G, L, kind="square_root")]
+    return [*results, products.pull_back(V, G, L, kind="series", terms=(9, 8))]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -119,8 +120,8 @@ def test_series(n: int, dtype: torch.dtype, instructions: int, generator: torch.
         for L, scale in spectra:
             for rule in RULES:
                 assert few_terms(rule) == rule.terms
-                ours = native_products.pull_back(V, scale * G, L, kind="series", terms=rule.terms)
-                expected = native_products.pull_back(V, scale * G, rule.kernel(L))
+                ours = products.pull_back(V, scale * G, L, kind="series", terms=rule.terms)
+                expected = products.pull_back(V, scale * G, rule.kernel(L))
                 assert ours.isfinite().all() and close(ours, expected)
 
 
@@ -157,10 +158,10 @@ def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: int, ge
     V[..., :members] @= torch.linalg.qr(torch.randn(5, members, members, dtype=wide, generator=generator)).Q
     crude = (V + eps**0.75 * torch.randn(5, n, n, dtype=wide, generator=generator)).to(dtype)
     read = A.tril() + torch.randn(5, n, n, dtype=dtype, generator=generator).triu(1)
-    values, vectors = native_products.refine(read, by_columns(crude))
+    values, vectors = products.refine(read, by_columns(crude))
     for error in errors_of_pairs(A, values, vectors):
         assert error.max() < (0.8 * n + 3) * eps
-    X, x, again = native_products.refined_root(read, by_columns(crude), 1.5, inverse=True)
+    X, x, again = products.refined_root(read, by_columns(crude), 1.5, inverse=True)
     assert torch.equal(again, vectors)
     assert close(x, values.clamp_min(1.5).rsqrt())
     assert close(X, (vectors * x.unsqueeze(-2)) @ vectors.mH)
@@ -179,9 +180,9 @@ def test_refine_leaves_neighbours_alone(
     V[::3] = torch.linalg.qr(torch.randn(14, n, n, dtype=torch.float64, generator=generator)).Q
     V = V.to(dtype)
     V[7], A[8] = torch.nan, torch.nan
-    values, vectors = native_products.refine(A, by_columns(V))
+    values, vectors = products.refine(A, by_columns(V))
     for i in range(40):
-        alone = native_products.refine(A[i], by_columns(V[i]))
+        alone = products.refine(A[i], by_columns(V[i]))
         for one, among_others in zip(alone, (values[i], vectors[i]), strict=True):
             assert torch.equal(one.nan_to_num(7), among_others.nan_to_num(7))
     assert [i for i in range(40) if values[i].isnan().all()] == [7, 8]
@@ -192,7 +193,7 @@ def test_refine_leaves_neighbours_alone(
 def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
     L, V = basis(3, 20, dtype, generator)
     A = (V * L.unsqueeze(-2)) @ V.mH
-    values, vectors = native_products.refine(scale * A, by_columns(V))
+    values, vectors = products.refine(scale * A, by_columns(V))
     for error in errors_of_pairs(scale * A, values, vectors):
         assert error.max() < 10 * torch.finfo(dtype).eps
 
@@ -203,7 +204,7 @@ def test_refine_as_an_operator(dtype: torch.dtype, generator: torch.Generator) -
     L, V = basis(6, 20, dtype, generator)
     A, V = ((V * L.unsqueeze(-2)) @ V.mH).unflatten(0, (2, 3)), by_columns(V).unflatten(0, (2, 3))
     torch.library.opcheck(torch.ops.eigengrad.refine, (A, V), test_utils=("test_schema", "test_faketensor"))
-    refine = native_products.refine
+    refine = products.refine
     values, vectors = refine(A, by_columns(V))
     for dim in (0, 1):
         mapped = torch.vmap(refine, in_dims=dim, out_dims=dim)(A, V)
@@ -221,13 +222,13 @@ def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: tor
     kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "series": L.round()}
     for kind, weights in kinds.items():
         options = {"kind": kind, "terms": (19, 18)}
-        together = native_products.pull_back(V, G, weights, diagonal=L, **options)
+        together = products.pull_back(V, G, weights, diagonal=L, **options)
         for i in range(40):
             at = slice(i, i + 1)
-            alone = native_products.pull_back(V[at], G[at], weights[at], diagonal=L[at], **options)
+            alone = products.pull_back(V[at], G[at], weights[at], diagonal=L[at], **options)
             assert torch.equal(together[at], alone)
-    together = native_products.recompose(V, L)
-    assert torch.equal(together, torch.cat([native_products.recompose(V[i : i + 1], L[i : i + 1]) for i in range(40)]))
+    together = products.recompose(V, L)
+    assert torch.equal(together, torch.cat([products.recompose(V[i : i + 1], L[i : i + 1]) for i in range(40)]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -235,9 +236,9 @@ def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: tor
 def test_one_bad_cotangent(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     L, V = basis(40, n, dtype, generator)
     G = torch.randn(40, n, n, dtype=dtype, generator=generator)
-    expected = native_products.pull_back(V, G, L, kind="square_root")
+    expected = products.pull_back(V, G, L, kind="square_root")
     G[7, 1, 2] = torch.nan
-    found = native_products.pull_back(V, G, L, kind="square_root")
+    found = products.pull_back(V, G, L, kind="square_root")
     assert found[7].isnan().all()
     assert torch.equal(found[torch.arange(40) != 7], expected[torch.arange(40) != 7])
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import eigengrad as eg
-from eigengrad import finiteness, native
+from eigengrad import native
+from eigengrad.nn.functional import finite_check
 
 CHANNELS = 10
 GRADIENTS = [None, *RULES]
 
 
 class Arriving:
-    """Takes the place of ``finiteness._Answer``: page-locked memory that is on its way, or has arrived."""
+    """Takes the place of ``finite_check._Answer``: page-locked memory that is on its way, or has arrived."""
 
     arrives = True
     read_so_far: list[Tensor]
@@ -36,17 +37,17 @@ class Arriving:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """On a CPU, what happens on CUDA: no compiled kernel, and answers that travel."""
     watch = Watch()
-    judge = finiteness.FiniteCheck.judge
+    judge = finite_check.FiniteCheck.judge
 
-    def judge_on_the_host(check: finiteness.FiniteCheck, finite: Tensor, matrices: int) -> None:
+    def judge_on_the_host(check: finite_check.FiniteCheck, finite: Tensor, matrices: int) -> None:
         assert any(finite is answer for answer in Arriving.read_so_far), "only what has arrived may be looked at"
         with watch.pause():
             judge(check, finite, matrices)
 
     monkeypatch.setattr(native, "_LIBRARY", None)
-    monkeypatch.setattr(finiteness, "_in_background", lambda tensor: True)
-    monkeypatch.setattr(finiteness, "_Answer", Arriving)
-    monkeypatch.setattr(finiteness.FiniteCheck, "judge", judge_on_the_host)
+    monkeypatch.setattr(finite_check, "_in_background", lambda tensor: True)
+    monkeypatch.setattr(finite_check, "_Answer", Arriving)
+    monkeypatch.setattr(finite_check.FiniteCheck, "judge", judge_on_the_host)
     monkeypatch.setattr(Arriving, "arrives", True)
     monkeypatch.setattr(Arriving, "read_so_far", [], raising=False)
     return watch

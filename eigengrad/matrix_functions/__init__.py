@@ -3,12 +3,14 @@
 ``f(A) = V f(L) V^H`` is smooth in ``A`` even where ``V`` is not, so these need no eigenvector gradient. Two mechanisms
 decide what happens at a tie, both by algebra:
 
-* an equation that the function satisfies, solved for its derivative (``square_roots``, ``projectors``): of every order;
+* an equation that the function satisfies, solved for its derivative: of every order (``square_roots``, ``projectors``,
+  ``polar``);
 * divided differences that do not cancel (``spectral``, ``divided_differences``): first and second order.
 """
 
+from eigengrad.matrix_functions.polar import polar, procrustes
 from eigengrad.matrix_functions.projectors import projector
 from eigengrad.matrix_functions.spectral import expm, logm, matrix_function, powm
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
 
-__all__ = ["expm", "inv_sqrtm", "logm", "matrix_function", "powm", "projector", "sqrtm"]
+__all__ = ["expm", "inv_sqrtm", "logm", "matrix_function", "polar", "powm", "procrustes", "projector", "sqrtm"]

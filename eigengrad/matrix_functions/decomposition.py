@@ -17,8 +17,9 @@ eigenvalues".
 import torch
 from torch import Tensor
 
-from eigengrad import native, native_products, solvers
-from eigengrad.native_wins import smallest_batch_of_roots
+from eigengrad import native, solvers
+from eigengrad.native import products
+from eigengrad.native.thresholds import smallest_batch_of_roots
 
 __all__ = ["conjugate", "decompose", "recompose", "root"]
 
@@ -55,8 +56,8 @@ def _decompose(A: Tensor, solver: solvers.Solver) -> tuple[Tensor, Tensor, bool]
 
 
 def _corrected(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
-    if native_products.takes(V):
-        return native_products.refine(A, V)
+    if products.takes(V):
+        return products.refine(A, V)
     half = A.tril()  # A by its lower triangle: this, with half of the diagonal, and its adjoint
     half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
     S, W = V.mH @ (half @ V), V.mH @ V
@@ -73,13 +74,13 @@ def _corrected(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 def recompose(V: Tensor, x: Tensor) -> Tensor:
     """``V diag(x) V^H`` for ``V (*, n, n)`` and real ``x (*, n)``."""
-    return native_products.recompose(V, x) if native_products.multiplies(V, weights=x) else (V * x.unsqueeze(-2)) @ V.mH
+    return products.recompose(V, x) if products.multiplies(V, weights=x) else (V * x.unsqueeze(-2)) @ V.mH
 
 
 def conjugate(V: Tensor, W: Tensor, B: Tensor) -> Tensor:
     """``V (W o (V^H B V)) V^H`` for symmetric ``W`` and Hermitian ``B``, all ``(*, n, n)``."""
-    if native_products.multiplies(V, B, weights=W):
-        return native_products.pull_back(V, B, W, kind="function")
+    if products.multiplies(V, B, weights=W):
+        return products.pull_back(V, B, W, kind="function")
     return V @ (W * (V.mH @ B @ V)) @ V.mH
 
 
@@ -90,13 +91,11 @@ def root(A: Tensor, floor: float, solver: solvers.Solver, *, inverse: bool) -> t
     """
     if _in_one_call(A, solver):
         few_and_small = A.shape[-1] <= _LARGEST_ROOT_IN_DOUBLE and not native.chosen(A)
-        return native_products.root(
-            A, floor, inverse=inverse, through_double=A.dtype == torch.float32 and few_and_small
-        )
+        return products.root(A, floor, inverse=inverse, through_double=A.dtype == torch.float32 and few_and_small)
     L, V, crude = _decompose(A, solver)
     if crude:
-        if native_products.multiplies(V):
-            return native_products.refined_root(A, V, floor, inverse=inverse)
+        if products.multiplies(V):
+            return products.refined_root(A, V, floor, inverse=inverse)
         L, V = _corrected(A, V)
     L = L.clamp_min(floor)
     x = L.rsqrt() if inverse else L.sqrt()
@@ -107,4 +106,4 @@ def _in_one_call(A: Tensor, solver: solvers.Solver) -> bool:
     if A.is_complex() or not isinstance(solver, solvers.Auto | solvers.Native) or A.dim() < 2 or not native.eager(A):
         return False
     n = A.shape[-1]
-    return A.numel() >= n * n * smallest_batch_of_roots(n) and native_products.takes(A)
+    return A.numel() >= n * n * smallest_batch_of_roots(n) and products.takes(A)

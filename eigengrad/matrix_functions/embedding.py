@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native, solvers
-from eigengrad.function import Function, hermitian_part
+from eigengrad.autograd import Function, hermitian_part
 
 __all__ = ["embed", "embeds", "extract"]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
+from eigengrad.autograd import Function, hermitian_part, in_full_precision
 from eigengrad.eigh import columns_of
-from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
 __all__ = ["projector"]

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
+from eigengrad.autograd import Function, hermitian_part, in_full_precision
 from eigengrad.eigh import mirrored
-from eigengrad.function import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.decomposition import conjugate, decompose, recompose
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm

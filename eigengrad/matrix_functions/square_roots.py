@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import native_products, solvers
+from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.decomposition import root
 from eigengrad.matrix_functions.embedding import embed, embeds, extract
+from eigengrad.native import products
 
 __all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
 
@@ -146,8 +147,8 @@ class _SquareRoot(Function):
         S, s, V = ctx.saved_tensors
         if torch.is_grad_enabled():
             return lyapunov(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
-        if native_products.multiplies(V, gS):
-            return native_products.pull_back(V, gS, s, kind="square_root"), None, None
+        if products.multiplies(V, gS):
+            return products.pull_back(V, gS, s, kind="square_root"), None, None
         return _Lyapunov.forward(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
 
     @staticmethod
@@ -203,8 +204,8 @@ class _InverseSquareRoot(Function):
         X, x, V = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
-        if native_products.multiplies(V, gX):
-            return native_products.pull_back(V, gX, x, kind="inverse_square_root"), None, None
+        if products.multiplies(V, gX):
+            return products.pull_back(V, gX, x, kind="inverse_square_root"), None, None
         return _InverseRootDerivative.forward(X, hermitian_part(gX), x, V), None, None
 
     @staticmethod
@@ -218,8 +219,8 @@ class _InverseRootDerivative(Function):
 
     @staticmethod
     def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
-        if native_products.multiplies(V, B):
-            return native_products.pull_back(V, B, x, kind="inverse_square_root")
+        if products.multiplies(V, B):
+            return products.pull_back(V, B, x, kind="inverse_square_root")
         scaled = V * x.unsqueeze(-2)  # the weights are -x_i x_j/(s_i + s_j), s = 1/x: no factor leaves the range early
         return V @ (_reciprocal_sums(-1 / x) * (scaled.mH @ B @ scaled)) @ V.mH
 

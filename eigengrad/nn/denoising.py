@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
-from eigengrad.denoising import check_rank, denoise, evaluation_map
 from eigengrad.gradients import GradientRule, Unrolled
+from eigengrad.nn.functional.batch_statistics import AffineMap
+from eigengrad.nn.functional.denoising import check_rank, denoise, evaluation_map
 from eigengrad.nn.normalization import Normalization
-from eigengrad.normalization import AffineMap
 
 __all__ = ["PCADenoising"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from eigengrad.normalization import AffineMap, check_settings
+from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings
 
 __all__ = ["Normalization"]
 

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from eigengrad import solvers
-from eigengrad.normalization import check_settings
-from eigengrad.pooling import check_function, pool_covariance
+from eigengrad.nn.functional.batch_statistics import check_settings
+from eigengrad.nn.functional.pooling import check_function, pool_covariance
 
 __all__ = ["CovariancePooling"]
 

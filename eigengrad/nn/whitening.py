@@ -8,9 +8,9 @@ from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
 from eigengrad.gradients import GradientRule, Unrolled
+from eigengrad.nn.functional.batch_statistics import AffineMap, check_group_size
+from eigengrad.nn.functional.whitening import evaluation_maps, whiten
 from eigengrad.nn.normalization import Normalization
-from eigengrad.normalization import AffineMap, check_group_size
-from eigengrad.whitening import evaluation_maps, whiten
 
 __all__ = ["ZCAWhitening"]
 

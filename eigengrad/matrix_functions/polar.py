@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.function import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, in_full_precision
 from eigengrad.matrix_functions.square_roots import lyapunov
 
 __all__ = ["Polar", "Procrustes", "polar", "procrustes"]

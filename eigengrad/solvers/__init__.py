@@ -6,28 +6,19 @@ name: ``"auto"``, ``"eigh"``, ``"native"``, ``"svd"``, ``"qr"``, ``"power_iterat
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from eigengrad import native, qr_algorithm
-from eigengrad.arguments import check_square
-from eigengrad.native_wins import FEWEST, fewest
+from eigengrad import native
+from eigengrad.native.thresholds import FEWEST, fewest
+from eigengrad.solvers.base import Solver, check, hermitian
+from eigengrad.solvers.power_iteration import PowerIteration
+from eigengrad.solvers.qr import QR
 
 __all__ = ["QR", "SVD", "Auto", "Eigh", "Native", "PowerIteration", "Solver", "resolve"]
-
-
-class Solver(Protocol):
-    """What :func:`eigengrad.eigh` asks of a solver."""
-
-    differentiable: ClassVar[bool]
-    """Whether autograd can walk the solver's own steps (:class:`eigengrad.Unrolled`)."""
-
-    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        """Eigenvalues ``(*, n)``, ascending, and eigenvectors ``(*, n, n)`` of Hermitian ``A (*, n, n)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ class Native:
 
 @dataclass(frozen=True)
 class Auto:
-    """:class:`Native` where it was measured to be faster (see ``native_wins.py``), else :class:`Eigh`.
+    """:class:`Native` where it was measured to be faster (see ``native/thresholds.py``), else :class:`Eigh`.
 
     The choice depends on n, the size of the batch, the dtype and the number of threads, never on values. A single
     matrix goes to LAPACK, and so does everything where the kernel was not built, on other devices, and complex input.
@@ -123,71 +114,6 @@ class SVD:
         return S.flip(-1), U.flip(-1)
 
 
-@dataclass(frozen=True)
-class QR:
-    """The shifted QR algorithm with deflation on a tridiagonal form (see ``qr_algorithm.py``).
-
-    Written for comparison with the literature's "QR" baseline; :class:`Eigh` is faster.
-
-    Args:
-        max_sweeps: sweeps allowed for one eigenvalue before ``torch.linalg.LinAlgError`` is raised. Two or three are
-            usual; 30 is LAPACK's allowance.
-    """
-
-    differentiable: ClassVar[bool] = False
-    max_sweeps: int = 30
-
-    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        return qr_algorithm.solve(hermitian(A, UPLO), self.max_sweeps)
-
-
-@dataclass(frozen=True)
-class PowerIteration:
-    """Power iteration from random starts with deflation, one eigenvector after the other: the paper's PI baseline.
-
-    For each of the n eigenvectors, ``iterations`` products ``v <- M v / norm(M v)``, then the Rayleigh quotient
-    ``v^H M v``, then deflation ``M <- M - M v v^H``. Written in differentiable steps, so that
-    :class:`eigengrad.Unrolled` can walk them. It converges as ``abs(b/a)^iterations`` and the error of each vector
-    enters all later ones: expect wrong results where magnitudes are close, which is what the paper shows.
-
-    Args:
-        iterations: products per eigenvector. The default of 19 is the paper's.
-        generator: source of the random starts; torch's global one by default.
-    """
-
-    differentiable: ClassVar[bool] = True
-    iterations: int = 19
-    generator: torch.Generator | None = field(default=None, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"solvers.PowerIteration: iterations must be at least 1, got {self.iterations}")
-
-    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-        M = hermitian(A, UPLO)
-        n = M.shape[-1]
-        if n == 0:
-            return M.new_empty(M.shape[:-1], dtype=M.real.dtype), M
-        largest = M.detach().abs().amax(dim=(-2, -1), keepdim=True)  # else norms of 1e30 overflow in float32
-        scale = torch.where(largest > 0, largest, 1.0)
-        M = M / scale
-        # No generator is not the same as generator=None to torch.export with symbolic sizes (torch 2.13).
-        source: dict[str, Any] = {} if self.generator is None else {"generator": self.generator}
-        starts = torch.randn(M.shape, dtype=M.dtype, device=M.device, **source)
-        values, vectors = [], []
-        for stage in range(n):
-            v = _normalise(starts[..., stage : stage + 1])
-            for _ in range(self.iterations):
-                v = _normalise(M @ v)
-            image = M @ v
-            values.append((v.mH @ image).real[..., 0])
-            vectors.append(v)
-            M = M - image @ v.mH
-        L, order = (torch.cat(values, dim=-1) * scale[..., 0]).sort(dim=-1)
-        V = torch.cat(vectors, dim=-1)
-        return L, V.gather(-1, order.unsqueeze(-2).expand(V.shape))
-
-
 _BY_NAME: dict[str, Solver] = {
     "auto": Auto(),
     "eigh": Eigh(),
@@ -214,27 +140,3 @@ def resolve(solver: str | Solver) -> Solver:
     if isinstance(solver, type) or not callable(solver) or not hasattr(solver, "differentiable"):
         raise TypeError(f"solver must be a name or a solver object such as eigengrad.solvers.SVD(), got {solver!r}")
     return solver
-
-
-def hermitian(A: Tensor, UPLO: str) -> Tensor:
-    """The Hermitian matrix whose lower (``"L"``) or upper (``"U"``) triangle is that of ``A``.
-
-    Raises:
-        ValueError: if ``A`` is no batch of square matrices, or for another ``UPLO``.
-    """
-    check(A, UPLO)
-    triangle = A.tril(-1) if UPLO == "L" else A.triu(1)
-    return triangle + triangle.mH + torch.diag_embed(A.diagonal(dim1=-2, dim2=-1).real)
-
-
-def check(A: Tensor, UPLO: str) -> None:
-    """Raise unless ``A`` is a batch of square matrices and ``UPLO`` is ``"L"`` or ``"U"``."""
-    check_square(A)
-    if UPLO not in ("L", "U"):
-        raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
-
-
-def _normalise(v: Tensor) -> Tensor:
-    """``v / norm(v)`` for column vectors ``(*, n, 1)``; a zero vector stays as it is."""
-    norm = torch.linalg.vector_norm(v, dim=-2, keepdim=True)
-    return v / norm.clamp_min(torch.finfo(norm.dtype).tiny)

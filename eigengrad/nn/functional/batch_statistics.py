@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from eigengrad.channel_groups import Layout, parts, together
-from eigengrad.finiteness import FiniteCheck
-from eigengrad.moments import affine, full_precision, moments
-from eigengrad.processes import joined
+from eigengrad.nn.functional.channel_groups import Layout, parts, together
+from eigengrad.nn.functional.distributed import joined
+from eigengrad.nn.functional.finite_check import FiniteCheck
+from eigengrad.nn.functional.moments import affine, full_precision, moments
 
 __all__ = [
     "AffineMap",
@@ -40,7 +40,7 @@ class Moments(NamedTuple):
     valid: Tensor | None
     """Which groups may enter the running estimates, ``(G, 1, 1)`` or one for all; ``None`` if every one may."""
     route: Tensor
-    """Of :func:`eigengrad.moments.moments`."""
+    """Of :func:`eigengrad.nn.functional.moments.moments`."""
     check: FiniteCheck
     """To be settled after the decomposition."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from eigengrad.function import Function
+from eigengrad.autograd import Function
 
 __all__ = ["joined"]
 

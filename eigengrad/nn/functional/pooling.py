@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.finiteness import FiniteCheck
 from eigengrad.matrix_functions import logm, powm, sqrtm
-from eigengrad.moments import full_precision, working_dtype
-from eigengrad.normalization import check_settings
+from eigengrad.nn.functional.batch_statistics import check_settings
+from eigengrad.nn.functional.finite_check import FiniteCheck
+from eigengrad.nn.functional.moments import full_precision, working_dtype
 
 ROUNDING = 16
 """Units in the last place of the largest eigenvalue by which a zero one may be negative (6 in 300 float32 trials)."""

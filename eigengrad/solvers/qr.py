@@ -7,12 +7,33 @@ wait. That keeps one active size for the batch and costs little, since two or th
 Source: Golub, Van Loan, *Matrix Computations*, 4th edition, sections 8.3.1 and 8.3.3; Wilkinson's shift.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["solve"]
+from eigengrad.solvers.base import hermitian
+
+__all__ = ["QR"]
+
+
+@dataclass(frozen=True)
+class QR:
+    """The shifted QR algorithm with deflation on a tridiagonal form .
+
+    Written for comparison with the literature's "QR" baseline; :class:`Eigh` is faster.
+
+    Args:
+        max_sweeps: sweeps allowed for one eigenvalue before ``torch.linalg.LinAlgError`` is raised. Two or three are
+            usual; 30 is LAPACK's allowance.
+    """
+
+    differentiable: ClassVar[bool] = False
+    max_sweeps: int = 30
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        return solve(hermitian(A, UPLO), self.max_sweeps)
 
 
 @torch.library.custom_op("eigengrad::qr_algorithm", mutates_args=())

@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
-from eigengrad.channel_groups import Layout, blocks, parts, together
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions import inv_sqrtm
-from eigengrad.moments import affine, full_precision, working_dtype
-from eigengrad.normalization import (
+from eigengrad.nn.functional.batch_statistics import (
     AffineMap,
     RunningEstimates,
     batch_moments,
@@ -27,6 +25,8 @@ from eigengrad.normalization import (
     evaluate,
     scaled,
 )
+from eigengrad.nn.functional.channel_groups import Layout, blocks, parts, together
+from eigengrad.nn.functional.moments import affine, full_precision, working_dtype
 
 __all__ = ["whiten"]
 

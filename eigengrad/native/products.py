@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import native
-from eigengrad.native_wins import LARGEST_OF_PRODUCTS
+from eigengrad.native.thresholds import LARGEST_OF_PRODUCTS
 
 __all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root", "takes"]
 
@@ -149,7 +149,7 @@ def pull_back(
             eigenvalues, and the numbers of ``terms``; ``"function"`` gives ``V (W o (V^H herm(G) V)) V^H`` with
             symmetric ``weights`` W ``(*, n, n)``; ``"square_root"`` and ``"inverse_square_root"`` the same with the W
             of these functions, made from ``weights (*, n)``, the eigenvalues of the root.
-        terms: as for :func:`eigengrad.geometric_series.series_kernel`.
+        terms: as for :func:`eigengrad.gradients.series.series_kernel`.
         diagonal: ``(*, n)``, real, or None for zeros.
 
     Eager tensors only (:func:`eigengrad.native.eager`).

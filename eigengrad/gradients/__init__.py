@@ -25,7 +25,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from eigengrad.geometric_series import FEW_TERMS, pairs, series_kernel
+from eigengrad.gradients.series import FEW_TERMS, pairs, series_kernel
 
 __all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
 

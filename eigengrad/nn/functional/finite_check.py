@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from eigengrad.function import Function
+from eigengrad.autograd import Function
 
 __all__ = ["FiniteCheck"]
 

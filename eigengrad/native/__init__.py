@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.native_wins import smallest_batch
+from eigengrad.native.thresholds import smallest_batch
 
 __all__ = [
     "available",

@@ -1,7 +1,7 @@
 """The passes over the data behind whitening: moments, then an affine map; two passes forward, two backward.
 
-Data is ``(B, G, d, M)``, as in :mod:`eigengrad.channel_groups`. What lies between the passes, from the covariance to
-the matrix T, is small, and ordinary autograd:
+Data is ``(B, G, d, M)``, as in :mod:`eigengrad.nn.functional.channel_groups`. What lies between the passes, from the
+covariance to the matrix T, is small, and ordinary autograd:
 
     data -> mean, covariance -> T -> T (data - mean) + offset.
 
@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad import native_passes
-from eigengrad.channel_groups import Layout
-from eigengrad.function import Function, has_autocast
+from eigengrad.autograd import Function, has_autocast
+from eigengrad.native import passes
+from eigengrad.nn.functional.channel_groups import Layout
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
 
@@ -77,8 +77,8 @@ class _Moments(Function):
 
     @staticmethod
     def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if native_passes.possible(data):
-            mean, scatter = native_passes.moments(data)
+        if passes.possible(data):
+            mean, scatter = passes.moments(data)
             return mean, scatter / _observations(data), data.view_as(data)
         _, G, d, _ = data.shape
         dtype = working_dtype(data)
@@ -112,8 +112,8 @@ class _Moments(Function):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
-            if native_passes.possible(data, gx):
-                native_passes.affine(data, S, centre, shift, gx, add=True)
+            if passes.possible(data, gx):
+                passes.affine(data, S, centre, shift, gx, add=True)
                 return gx
             centred = None
             for piece, total in _pieces(data, gx):
@@ -144,8 +144,8 @@ class _Affine(Function):
     @staticmethod
     def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
         x, y = layout.empty(data)
-        if native_passes.possible(data, y):
-            native_passes.affine(data, T, mean, offset, y)
+        if passes.possible(data, y):
+            passes.affine(data, T, mean, offset, y)
             return layout.filled(x, y)
         centred = None
         for piece, image in _pieces(data, y):
@@ -170,8 +170,8 @@ class _Affine(Function):
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
                 return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset, None
             gx = _empty_like(g) if needs_gx else g
-            if native_passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
-                gT, g_offset = native_passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
+            if passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
+                gT, g_offset = passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
                 return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset, None
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
             for piece, cotangent, image in _pieces(data, g, gx):
