@@ -1,9 +1,8 @@
 """The compiled passes over data: moments, an affine map and its backward.
 
 Data is ``(B, G, d, M)``, as in :mod:`eigengrad.nn.functional.channel_groups`, with contiguous observations: images as
-a convolution returns them, or a slice of their channels. The data is cut into chunks that stay in a core's cache; what a
-pass sums over observations comes back chunk by chunk, to be summed here, so that results do not depend on the number of
-threads.
+a convolution returns them, or a slice of their channels. The data is cut into chunks that stay in a cache; what a pass
+sums over observations comes back chunk by chunk, to be summed here: results do not depend on the number of threads.
 """
 
 import ctypes
