@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from eigengrad_lab.__main__ import main
 
@@ -187,9 +188,8 @@ def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        while not (list(tmp_path.glob("trainings/zca-svd-*/result.json")) and _step(tmp_path, "zca-ours-*") > 12):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
+        wait_until(lambda: any(tmp_path.glob("trainings/zca-svd-*/result.json")), during=process)
+        wait_until(lambda: _step(tmp_path, "zca-ours-*") > 12, during=process)
         os.killpg(process.pid, signal.SIGTERM)
         _, error = process.communicate(timeout=60)
     finally:

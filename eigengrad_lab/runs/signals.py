@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM as questions: a training saves its state before it ends."""
+"""Ctrl-C and SIGTERM: a training saves its state before it ends, and a command ends with one line."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["StopSignals"]
+__all__ = ["StopSignals", "interrupt_on_sigterm"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,3 +42,8 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -19,10 +18,12 @@ from rich.progress import (
 )
 
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.engine import Broken
-from eigengrad_lab.records import Position, Result, RunRecord
+from eigengrad_lab.runs.engines import Broken
+from eigengrad_lab.runs.records import Position, RunRecord
+from eigengrad_lab.runs.status import duration
+from eigengrad_lab.training import Result
 
-__all__ = ["Display", "duration"]
+__all__ = ["Display"]
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.5, 15.0
 
@@ -103,8 +104,3 @@ def _news(position: Position) -> str:
     if not position.epoch:
         return ""
     return f" epoch {position.epoch}, loss {position.train_loss:.3f}, error {position.test_error_pct:.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """``h:mm:ss``, or a question mark for NaN."""
-    return "?" if seconds != seconds else str(timedelta(seconds=round(seconds)))
