@@ -13,6 +13,7 @@ import pytest
 from waiting import wait_until
 
 from eigengrad_lab.__main__ import main
+from eigengrad_lab.recipes import EXPERIMENTS
 
 TINY = ["--epochs", "2", "--train-images", "130", "--test-images", "100", "--workers", "1"]
 
@@ -43,7 +44,8 @@ def test_help_answers_without_torch() -> None:
         "heavy = {'torch', 'numpy', 'datasets', 'sklearn', 'matplotlib', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for command in (["reproduce", "table1"], ["reproduce", "analysis"], ["train"], ["status"], ["report"]):
+    reproduce = [["reproduce", name] for name in (*EXPERIMENTS, "analysis")]
+    for command in (*reproduce, ["train"], ["status"], ["report"]):
         answer = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         assert f"Example: eigengrad {' '.join(command)}" in answer.stdout

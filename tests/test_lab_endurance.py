@@ -1,4 +1,4 @@
-"""Whatever ends a run early, the same call goes on to the same figures."""
+"""A run that ends early, for any reason, goes on at the same call and ends with the same figures."""
 
 import multiprocessing
 import os

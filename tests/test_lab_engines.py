@@ -1,4 +1,4 @@
-"""Many runs at once: worker processes here, tasks of a Ray cluster, and what becomes of a worker that dies."""
+"""Many runs at once: worker processes here, tasks of a Ray cluster, and workers that die."""
 
 import dataclasses
 import os

@@ -18,33 +18,33 @@ from eigengrad_lab.runs.records import trainings
 __all__ = ["run"]
 
 
-def run(asked: Command, arguments: Sequence[str]) -> bool:
+def run(request: Command, arguments: Sequence[str]) -> bool:
     """Do what was asked for by ``arguments``, which records quote."""
     console = Console() if sys.stdout.isatty() else Console(width=132)  # a table needs more than a pipe's default 80
-    match asked:
+    match request:
         case Reproduce():
-            return reproduce(asked, console, command_line(arguments))
+            return reproduce(request, console, command_line(arguments))
         case Analysis():
-            console.print(write_analysis(asked.output, command_line(arguments)))
+            console.print(write_analysis(request.output, command_line(arguments)))
             return True
         case Train():
-            return train(asked, console, command_line(arguments))
+            return train(request, console, command_line(arguments))
         case Status():
-            tables.show_statuses(trainings(asked.output), console)
+            tables.show_statuses(trainings(request.output), console)
             return True
         case Report():
-            return report(asked, console)
+            return report(request, console)
 
 
-def reproduce(asked: Reproduce, console: Console, command: str) -> bool:
+def reproduce(request: Reproduce, console: Console, command: str) -> bool:
     """``eigengrad reproduce table1`` and its like."""
-    execution = asked.execution
-    configs = recipes.grid(asked.varied, seeds=asked.seeds, **_common(asked.scale))
+    execution = request.execution
+    configs = recipes.grid(request.varied, seeds=request.seeds, **_common(request.scale))
     if execution.dry_run:
         tables.show_plan(configs, trainings(execution.output), console)
         return True
-    broken = launch.train_missing(configs, asked.scale.data, execution, console, command)
-    console.print(write_report(asked.name, configs, execution.output))
+    broken = launch.train_missing(configs, request.scale.data, execution, console, command)
+    console.print(write_report(request.name, configs, execution.output))
     for attempt in broken:
         console.print(f"broken {attempt.config.identity}: {attempt.reason}", style="red", highlight=False, markup=False)
     if broken:
@@ -52,28 +52,28 @@ def reproduce(asked: Reproduce, console: Console, command: str) -> bool:
     return not broken
 
 
-def train(asked: Train, console: Console, command: str) -> bool:
+def train(request: Train, console: Console, command: str) -> bool:
     """``eigengrad train``."""
-    execution = asked.execution
-    config = _configuration(asked)
+    execution = request.execution
+    config = _configuration(request)
     if execution.dry_run:
         tables.show_plan([config], trainings(execution.output), console)
         return True
     if execution.engine != "local":
-        return not launch.train_missing([config], asked.scale.data, execution, console, command)
-    launch.train_here(config, asked.scale.data, execution, console, command)
+        return not launch.train_missing([config], request.scale.data, execution, console, command)
+    launch.train_here(config, request.scale.data, execution, console, command)
     return True
 
 
-def report(asked: Report, console: Console) -> bool:
+def report(request: Report, console: Console) -> bool:
     """``eigengrad report``."""
     any_shown = False
-    for shown in rebuild(asked.output, asked.what):
+    for shown in rebuild(request.output, request.what):
         console.print(shown)
         any_shown = True
     if not any_shown:
-        wanted = f" of {', '.join(asked.what)}" if asked.what else ""
-        raise UsageError(f"no runs{wanted} in {trainings(asked.output)}; eigengrad reproduce makes some")
+        wanted = f" of {', '.join(request.what)}" if request.what else ""
+        raise UsageError(f"no runs{wanted} in {trainings(request.output)}; eigengrad reproduce makes some")
     return True
 
 
@@ -88,22 +88,22 @@ def _common(scale: Scale) -> dict[str, Any]:
     }
 
 
-def _configuration(asked: Train) -> RunConfig:
+def _configuration(request: Train) -> RunConfig:
     """The one run of ``eigengrad train``; options that do not go with the layer are refused, others have defaults."""
-    fields = {name: value for name, value in vars(asked).items() if name not in ("scale", "execution")}
-    if asked.method == "batchnorm":
+    fields = {name: value for name, value in vars(request).items() if name not in ("scale", "execution")}
+    if request.method == "batchnorm":
         _reject(fields, "group_size", "rank", "energy", because="--method batchnorm has no such setting")
         fields["layer"] = None
-    elif asked.layer == "zca":
+    elif request.layer == "zca":
         _reject(fields, "rank", "energy", because="it goes with --layer pca")
-        fields["group_size"] = asked.group_size or recipes.GROUP_SIZES[-1]
+        fields["group_size"] = request.group_size or recipes.GROUP_SIZES[-1]
     else:
         _reject(fields, "group_size", because="it goes with --layer zca")
-        if asked.rank is not None and asked.energy is not None:
+        if request.rank is not None and request.energy is not None:
             raise UsageError("--rank and --energy are two ways to say what is kept: give one")
-        if asked.rank is None and asked.energy is None:
+        if request.rank is None and request.energy is None:
             fields["rank"] = recipes.RANK
-    common = _common(asked.scale)
+    common = _common(request.scale)
     return RunConfig(**common, milestones=recipes.milestones(common["epochs"]), **fields)
 
 

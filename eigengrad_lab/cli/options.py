@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     ExperimentName = str
 else:
     ExperimentName = Literal[tuple(EXPERIMENTS)]
-Flat = tyro.conf.arg(name="")  # options of a part are options of the command
+Flat = tyro.conf.arg(name="")  # a part's options appear as the command's own
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse ``arguments`` (those of the process by default) and run the command."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    asked = parse(arguments)
+    request = parse(arguments)
 
     from eigengrad_lab.cli import commands
 
     interrupt_on_sigterm()
     try:
-        done = commands.run(asked, arguments)
+        done = commands.run(request, arguments)
     except UsageError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

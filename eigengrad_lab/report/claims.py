@@ -1,4 +1,4 @@
-"""What the paper claims, in our words, held against the runs at hand.
+"""What the paper claims, in our words, compared with recorded runs.
 
 Each claim has a rule that decides it from records: ``reproduced``, ``in part`` (at some settings), ``differs``, or
 ``not shown`` where the runs that could show it have not ended. A difference at a small scale does not refute the paper,

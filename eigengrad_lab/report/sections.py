@@ -30,7 +30,7 @@ class Section:
 
 
 def section_of(name: str, runs: Sequence[Run]) -> Section:
-    """The section of an experiment, with the claims that these runs can decide."""
+    """The section of an experiment, with the verdicts of these runs on the paper's claims."""
     return LAYOUTS[name](EXPERIMENTS[name].title, runs)
 
 

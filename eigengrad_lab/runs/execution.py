@@ -72,7 +72,7 @@ def train(
     with StopSignals() as signals:
 
         def stop() -> bool:
-            return signals.asked() or should_stop()
+            return signals.received_any() or should_stop()
 
         with record.claim(stop) if processes.is_leader else nullcontext(True) as claimed:
             if processes.any(not claimed, data.train_images.device):

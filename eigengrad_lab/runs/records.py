@@ -62,7 +62,7 @@ class RunRecord:
 
     @contextmanager
     def claim(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Become the only writer, waiting for another one to end. False if ``should_stop`` says yes before."""
+        """Become the only writer, waiting for another one to end. False if ``should_stop`` is true before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             while not _try_lock(lock.fileno()):
@@ -92,7 +92,7 @@ class RunRecord:
         return self._read("result.json", Result)
 
     def position(self) -> Position | None:
-        """Where the run is, or was when last heard of."""
+        """Where the run is, or was when it last wrote so."""
         return self._read("progress.json", Position)
 
     def broken(self) -> str | None:

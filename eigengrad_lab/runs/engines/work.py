@@ -23,7 +23,7 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class Broken:
-    """An attempt that ended without a result: a defect, or a machine that gave up. It is tried again next time."""
+    """An attempt that ended without a result: a defect, or a machine that failed. It is tried again next time."""
 
     config: RunConfig
     reason: str
