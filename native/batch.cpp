@@ -1,5 +1,5 @@
-// The C interface of decompositions and products: which width, which thread. See eigengrad/native.py and
-// native_products.py for its other side.
+// The C interface of decompositions and products: which width, which thread. See eigengrad/native/ for its
+// other side.
 
 #include <algorithm>
 #include <cmath>

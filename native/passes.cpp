@@ -1,4 +1,4 @@
-// The C interface of the passes over data: how they are cut into chunks. See eigengrad/native_passes.py for its other
+// The C interface of the passes over data: how they are cut into chunks. See eigengrad/native/passes.py for its other
 // side. Every function returns 0, or 1 if memory ran out.
 
 #include "select.hpp"

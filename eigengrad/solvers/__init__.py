@@ -56,7 +56,7 @@ def _piecewise(A: Tensor, UPLO: str) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Native:
-    """The compiled kernel for batches of small real matrices on a CPU (see ``native.py``).
+    """The compiled kernel for batches of small real matrices on a CPU (see :mod:`eigengrad.native`).
 
     As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
     leaves the others alone, where :class:`Eigh` raises for the whole batch. Any n is taken, but a thread's
