@@ -199,8 +199,8 @@ def of_data(operator: str) -> list[tuple[Any, ...]]:
     return arguments
 
 
-OPERATORS = {name: of_matrices for name in ("eigh", "root", "function", "refine", "recompose", "pull_back")}
-OPERATORS |= {name: of_data for name in ("moments", "affine", "affine_backward")}
+OPERATORS = dict.fromkeys(("eigh", "root", "function", "refine", "recompose", "pull_back"), of_matrices)
+OPERATORS |= dict.fromkeys(("moments", "affine", "affine_backward"), of_data)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -194,7 +194,9 @@ def test_finite_differences_in_both_modes(name: str, batch: tuple[int, ...]) -> 
 def test_jacobian_by_forward_mode(name: str) -> None:
     A = positive_definite(16, 3, 3)
     ours, theirs = (
-        torch.autograd.functional.jacobian(lambda A: function(symmetrised(A)).sum(0), A, vectorize=True, strategy=mode)
+        torch.autograd.functional.jacobian(
+            lambda A, function=function: function(symmetrised(A)).sum(0), A, vectorize=True, strategy=mode
+        )
         for function, mode in zip(DECOMPOSITIONS[name], ("forward-mode", "reverse-mode"), strict=True)
     )
     torch.testing.assert_close(ours, theirs)
