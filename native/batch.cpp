@@ -1,5 +1,6 @@
-// The C interface of decompositions and products: which width, which thread. See eigengrad/native.py and
-// native_products.py for its other side.
+// Decompositions and products of a batch: which width, which thread.
+
+#include "batch.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -185,61 +186,53 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
     });
 }
 
-}  // namespace eigengrad
-
-// Every function returns 0, or 1 if memory ran out. Arrays are contiguous; n is at least 1. Eigenvectors lie in rows.
-// Planes are 2 for complex numbers, which are pairs, and 1 for real ones.
-#define EIGENGRAD_INTERFACE(T, suffix)                                                                                 \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_eigh_##suffix(                                     \
-        const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
-        return eigengrad::eigh(matrices, values, vectors, batch, n, threads);                                          \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_root_##suffix(                                     \
-        int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {    \
-        return eigengrad::root(inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_recompose_##suffix(                                \
-        int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {                         \
-        return eigengrad::recompose(planes, vectors, x, result, batch, n, threads);                                    \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_refine_##suffix(                                   \
-        int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {                        \
-        return eigengrad::refine(planes, matrices, vectors, values, batch, n, threads);                                \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_refined_root_##suffix(                             \
-        int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,       \
-        int threads) {                                                                                                 \
-        return eigengrad::refined_root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);   \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
-        int planes, int kind, int major_terms, int minor_terms, const T* vectors, const T* cotangent, int transposed,  \
-        const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {                              \
-        eigengrad::PullBack<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
-                                   {major_terms, minor_terms}, diagonal, result};                                      \
-        return eigengrad::pull_back(planes, all, batch, n, threads);                                                   \
+// INTERIM
+template <class T>
+bool eigh(bool, const T* matrices, T* values, T* vectors, long batch, int n, int threads) { return !eigh(matrices, values, vectors, batch, n, threads); }
+template <class T>
+bool refine(bool c, const T* matrices, T* vectors, T* values, long batch, int n, int threads) { return !refine(c ? 2 : 1, matrices, vectors, values, batch, n, threads); }
+template <class T>
+bool recompose(bool c, const T* vectors, const T* x, T* result, long batch, int n, int threads) { return !recompose(c ? 2 : 1, vectors, x, result, batch, n, threads); }
+template <class T>
+bool pull_back(bool c, const PullBack<T>& a, long batch, int n, int threads) { return !pull_back(c ? 2 : 1, a, batch, n, threads); }
+template <class T>
+bool matrix_function(const FunctionArguments<T>& a, long batch, int n, int threads) {
+    const int planes = a.is_complex ? 2 : 1;
+    const long size = long(n) * n * planes;
+    if constexpr (sizeof(T) == 4)
+        if (!a.given && a.precision == Precision::in_double) {
+            std::unique_ptr<double[]> memory(new (std::nothrow) double[batch * (3 * size + n)]);
+            double *A = memory.get(), *X = A + batch * size, *V = X + batch * size, *L = V + batch * size;
+            if (!A) return false;
+            std::copy_n(a.matrices, batch * size, A);
+            FunctionArguments<double> wide{a.kind, double(a.parameter), Precision::as_it_is, a.is_complex, false, A, a.result ? X : nullptr, L, V};
+            if (!matrix_function(wide, batch, n, threads)) return false;
+            if (a.result) std::copy_n(X, batch * size, a.result);
+            std::copy_n(V, batch * size, a.vectors);
+            std::copy_n(L, batch * n, a.values);
+            return true;
+        }
+    const bool find = !a.given;
+    if (find && !eigh(a.is_complex, a.matrices, a.values, a.vectors, batch, n, threads)) return false;
+    if (a.precision == Precision::refined && !refine(a.is_complex, a.matrices, a.vectors, a.values, batch, n, threads)) return false;
+    if (!a.result) return true;
+    if (a.kind == square_root || a.kind == inverse_square_root) {
+        take_roots(a.values, batch * n, a.parameter, a.kind == inverse_square_root);
+        return recompose(a.is_complex, a.vectors, a.values, a.result, batch, n, threads);
     }
-
-extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(
-    int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch, int n,
-    int threads) {
-    return eigengrad::root_through_double(inverse, matrices, floor, result, roots, vectors, batch, n, threads);
+    std::unique_ptr<T[]> f(new T[batch * n]);
+    for (long k = 0; k < batch * n; ++k)
+        f[k] = a.kind == 5 ? std::exp(a.values[k]) : a.kind == 6 ? std::log(a.values[k]) : std::pow(a.values[k], a.parameter);
+    return recompose(a.is_complex, a.vectors, f.get(), a.result, batch, n, threads);
 }
 
-EIGENGRAD_INTERFACE(float, float32)
-EIGENGRAD_INTERFACE(double, float64)
+#define EIGENGRAD_INSTANTIATE(T)                                                                                       \
+    template bool eigh(bool, const T*, T*, T*, long, int, int);                                                        \
+    template bool matrix_function(const FunctionArguments<T>&, long, int, int);                                       \
+    template bool refine(bool, const T*, T*, T*, long, int, int);                                                     \
+    template bool recompose(bool, const T*, const T*, T*, long, int, int);                                            \
+    template bool pull_back(bool, const PullBack<T>&, long, int, int);
+EIGENGRAD_INSTANTIATE(float)
+EIGENGRAD_INSTANTIATE(double)
 
-extern "C" __attribute__((visibility("default"))) const char* eigengrad_instructions() { return eigengrad::chosen->name; }
-
-// For tests: 0 the baseline, 1 AVX2, 2 AVX-512. Returns whether this processor and this build have it.
-extern "C" __attribute__((visibility("default"))) int eigengrad_choose_instructions(int level) {
-    const eigengrad::Kernel* wanted = &eigengrad::baseline::kernel;
-#if defined(EIGENGRAD_X86)
-    int most = &eigengrad::best() == &eigengrad::avx512::kernel ? 2 : &eigengrad::best() == &eigengrad::avx2::kernel ? 1 : 0;
-    if (level < 0 || level > most) return 0;
-    if (level) wanted = level == 1 ? &eigengrad::avx2::kernel : &eigengrad::avx512::kernel;
-#else
-    if (level) return 0;
-#endif
-    eigengrad::chosen = wanted;
-    return 1;
-}
+}  // namespace eigengrad

@@ -34,6 +34,7 @@ struct PullBack {
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
     const T* weights;   // (n, n); for the roots (n), their eigenvalues; for a series (n), those of the matrix
+    T parameter;        // of a power
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
     const T* diagonal;  // (n), or null
     T* result;
