@@ -34,13 +34,14 @@ __all__ = [
 ]
 
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+PLANES = {torch.float32: 1, torch.float64: 1, torch.complex64: 2, torch.complex128: 2}
 """Of the library's functions, by the real dtype that they compute with."""
 
 _REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 _ARGUMENTS = {
-    "eigh": "ppplii",
-    "root": "ipxppplii",
-    "root_through_double": "ipxppplii",
+    "eigh": "ippplii",
+    "root": "iipxppplii",
+    "root_through_double": "iipxppplii",
     "refined_root": "iipxppplii",
     "refine": "ippplii",
     "recompose": "ippplii",
@@ -109,7 +110,7 @@ def show_config() -> None:
 
 def possible(A: Tensor) -> bool:
     """Whether the kernel is there and could decompose ``A``: square matrices, real, on a CPU."""
-    return A.dtype in SUFFIX and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
+    return A.dtype in PLANES and A.is_cpu and A.dim() > 1 and A.shape[-1] == A.shape[-2] and available()
 
 
 def chosen(A: Tensor) -> bool:
@@ -162,7 +163,7 @@ def run(name: str, dtype: torch.dtype, *arguments: Any) -> None:
 
 def empty_pairs(A: Tensor) -> tuple[Tensor, Tensor]:
     """Memory for eigenvalues and eigenvectors, which are contiguous each, as ``torch.linalg.eigh`` returns them."""
-    return A.new_empty(A.shape[:-1]), torch.empty_like(A, memory_format=torch.contiguous_format).mT
+    return A.new_empty(A.shape[:-1], dtype=A.dtype.to_real()), torch.empty_like(A, memory_format=torch.contiguous_format).mT
 
 
 def sizes(A: Tensor) -> tuple[int, int]:
@@ -191,10 +192,10 @@ def _decompose(A: Tensor, always: bool) -> tuple[Tensor, Tensor]:
     if not always and not chosen(A):
         L, V = torch.linalg.eigh(A)
         return L, V
-    A = A.contiguous()
+    A = (A.resolve_conj() if A.is_complex() else A).contiguous()
     L, V = empty_pairs(A)
     if A.numel():
-        run("eigh", A.dtype, A.data_ptr(), L.data_ptr(), V.data_ptr(), *sizes(A))
+        run("eigh", A.dtype.to_real(), PLANES[A.dtype], A.data_ptr(), L.data_ptr(), V.data_ptr(), *sizes(A))
     return L, V
 
 

@@ -50,12 +50,12 @@ def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False
     Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. What lies between float32 input and output may be
     in double precision. Eager tensors only (:func:`eigengrad.native.eager`).
     """
-    A = A.contiguous()
+    A = _plain(A)
     X, (x, V) = torch.empty_like(A), native.empty_pairs(A)
     if A.numel():
         pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
         name = "root_through_double" if through_double else "root"
-        native.run(name, A.dtype, int(inverse), A.data_ptr(), floor, *pointers, *native.sizes(A))
+        native.run(name, A.dtype.to_real(), _PLANES[A.dtype], int(inverse), A.data_ptr(), floor, *pointers, *native.sizes(A))
     return X, x, V
 
 

@@ -76,12 +76,12 @@ class Native:
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         check(A, UPLO)
-        if A.dtype not in (torch.float32, torch.float64) or A.device.type != "cpu":
+        if A.dtype not in native.PLANES or A.device.type != "cpu":
             raise ValueError(
-                f"solver='native' takes float32 or float64 matrices on a CPU, got {A.dtype} on {A.device.type}; "
+                f"solver='native' takes real or complex matrices on a CPU, got {A.dtype} on {A.device.type}; "
                 "use solver='eigh', or 'auto', which chooses"
             )
-        return native.decompose(A if UPLO == "L" else A.mT, always=True)
+        return native.decompose(A if UPLO == "L" else A.mH, always=True)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Auto:
             # What hides the size of the batch, a compiler or vmap, is given an operator that chooses when it runs.
             eager = native.eager(A)
             if native.chosen(A) if eager else native.possible(A):
-                return native.decompose(A if UPLO == "L" else A.mT, always=eager)
+                return native.decompose(A if UPLO == "L" else A.mH, always=eager)
         return Eigh()(A, UPLO)
 
 

@@ -49,39 +49,38 @@ static double cost_of_eigh(double n) { return n <= 4 ? 0.003 * n * n : 0.0004 * 
 static double cost_of_products(double n) { return 0.002 * n + 0.0001 * n * n * n; }
 
 template <class T>
-static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
+static int eigh(int planes, const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    long size = long(n) * n;
-    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
-        f.eigh(matrices + first * size, values + first * n, vectors + first * size, count, n, with);
+    const long size = long(n) * n * planes;
+    return !for_groups(batch, n, 2L * f.width, planes * cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
+        f.eigh[planes - 1](matrices + first * size, values + first * n, vectors + first * size, count, n, with);
     });
 }
 
-// Complex matrices (`planes` 2, not 1) have no lanes.
 constexpr int largest_in_lanes = 24;
 
 // Whether products are made of many matrices at once, one in each lane, or of one after the other: the same bits.
 template <class T>
-static bool in_lanes(int planes, long batch, int n) {
-    return planes == 1 && n <= largest_in_lanes && 2 * batch >= functions(T())->width;
+static bool in_lanes(long batch, int n) {
+    return n <= largest_in_lanes && 2 * batch >= functions(T())->width;
 }
 
-// Whether refinements are, of which a matrix by itself would have other bits.
-static bool refined_in_lanes(int planes, int n) { return planes == 1 && n <= largest_in_lanes; }
+// Calls task(products, first, count) for what is taken at once of `count` matrices.
+template <class T, class Task>
+static void for_products(const Functions<T>& f, int planes, bool lanes, int count, Task task) {
+    const Products<T>& products = lanes ? f.in_lanes[planes - 1] : functions(T())->alone[planes - 1];
+    const int step = lanes ? f.width : 1;
+    for (int done = 0; done < count; done += step) task(products, done, count - done < step ? count - done : step);
+}
 
 // V diag(x) V^H of any number of matrices.
 template <class T>
 static void recompose(const Functions<T>& f, int planes, const T* vectors, const T* x, T* result, int count, int n,
                       Workspace with) {
     const long size = long(n) * n * planes;
-    const bool lanes = in_lanes<T>(planes, count, n);
-    const int step = lanes ? f.width : 1;
-    for (int done = 0; done < count; done += step) {
-        const T *v = vectors + done * size, *values = x + long(done) * n;
-        T* to = result + done * size;
-        if (lanes) f.recompose(v, values, to, count - done < step ? count - done : step, n, with);
-        else functions(T())->recompose_long[planes - 1](v, values, to, n, with);
-    }
+    for_products(f, planes, in_lanes<T>(count, n), count, [&](const Products<T>& products, long first, int some) {
+        products.recompose(vectors + first * size, x + first * n, result + first * size, some, n, with);
+    });
 }
 
 // Of eigenvalues, which are at least floor, the square roots or their reciprocals.
@@ -93,44 +92,40 @@ static void take_roots(T* x, long count, T floor, int inverse) {
     }
 }
 
-// Eigenvectors and eigenvalues without their errors of first order, of any number of matrices.
+// Eigenvectors and eigenvalues without their errors of first order, of any number of matrices. In lanes if they are small,
+// how many there are: a matrix by itself would have other bits.
 template <class T>
 static void refine(const Functions<T>& f, int planes, const T* matrices, T* vectors, T* values, int count, int n,
                    Workspace with) {
     const long size = long(n) * n * planes;
-    const bool lanes = refined_in_lanes(planes, n);
-    const int step = lanes ? f.width : 1;
-    for (int done = 0; done < count; done += step) {
-        const T* a = matrices + done * size;
-        T *v = vectors + done * size, *l = values + long(done) * n;
-        if (lanes) f.refine(a, v, l, count - done < step ? count - done : step, n, with);
-        else functions(T())->refine_long[planes - 1](a, v, l, n, with);
-    }
+    for_products(f, planes, n <= largest_in_lanes, count, [&](const Products<T>& products, long first, int some) {
+        products.refine(matrices + first * size, vectors + first * size, values + first * n, some, n, with);
+    });
 }
 
 template <class T>
-static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
+static int root(int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,
+                int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n;
-    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
+    const long size = long(n) * n * planes;
+    return !for_groups(batch, n, 2L * f.width, planes * cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
         T *x = roots + first * n, *v = vectors + first * size;
-        f.eigh(matrices + first * size, x, v, count, n, with);
-        if (sizeof(T) == sizeof(float))
-            refine(f, 1, matrices + first * size, v, x, count, n, with);
+        f.eigh[planes - 1](matrices + first * size, x, v, count, n, with);
+        if (sizeof(T) == sizeof(float)) refine(f, planes, matrices + first * size, v, x, count, n, with);
         take_roots(x, long(count) * n, floor, inverse);
-        recompose(f, 1, v, x, result + first * size, count, n, with);
+        recompose(f, planes, v, x, result + first * size, count, n, with);
     });
 }
 
 // The same with all that lies between in double precision.
-static int root_through_double(int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors,
-                               long batch, int n, int threads) {
-    const long all = batch * n * n, some = batch * n;
+static int root_through_double(int planes, int inverse, const float* matrices, float floor, float* result, float* roots,
+                               float* vectors, long batch, int n, int threads) {
+    const long all = batch * n * n * planes, some = batch * n;
     const std::unique_ptr<double[]> memory(new (std::nothrow) double[3 * all + some]);
     double *a = memory.get(), *x = a + all, *v = x + all, *values = v + all;
     if (!a) return 1;
     std::copy_n(matrices, all, a);
-    const int failed = root<double>(inverse, a, floor, x, values, v, batch, n, threads);
+    const int failed = root<double>(planes, inverse, a, floor, x, values, v, batch, n, threads);
     std::copy_n(x, all, result);
     std::copy_n(v, all, vectors);
     std::copy_n(values, some, roots);
@@ -140,7 +135,7 @@ static int root_through_double(int inverse, const float* matrices, float floor, 
 template <class T>
 static int recompose(int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, group = in_lanes<T>(planes, batch, n) ? f.width : 1;
+    const long size = long(n) * n * planes, group = in_lanes<T>(batch, n) ? f.width : 1;
     return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
         recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n, with);
     });
@@ -149,7 +144,7 @@ static int recompose(int planes, const T* vectors, const T* x, T* result, long b
 template <class T>
 static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, group = refined_in_lanes(planes, n) ? f.width : 1;
+    const long size = long(n) * n * planes, group = n <= largest_in_lanes ? f.width : 1;
     return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
         refine(f, planes, matrices + first * size, vectors + first * size, values + first * n, count, n, with);
     });
@@ -165,23 +160,22 @@ static int refined_root(int planes, int inverse, const T* matrices, T floor, T* 
         T *x = roots + k * n, *v = vectors + k * size;
         refine(f, planes, matrices + k * size, v, x, 1, n, with);
         take_roots(x, n, floor, inverse);
-        f.recompose_long[planes - 1](v, x, result + k * size, n, with);
+        f.alone[planes - 1].recompose(v, x, result + k * size, 1, n, with);
     });
 }
 
 template <class T>
-static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int threads) {
+static int pull_back(int planes, const PullBackArguments<T>& all, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
     const long size = long(n) * n * planes, weights = all.weights_are_given() ? long(n) * n : n;
-    const bool lanes = in_lanes<T>(planes, batch, n);
+    const bool lanes = in_lanes<T>(batch, n);
     const long group = lanes ? f.width : 1;
     return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
-        PullBack<T> job = all;
-        job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;
-        job.result += first * size;
-        if (job.diagonal) job.diagonal += first * n;
-        if (lanes) f.pull_back(job, count, n, with);
-        else functions(T())->pull_back_long[planes - 1](job, n, with);
+        PullBackArguments<T> arguments = all;
+        arguments.vectors += first * size, arguments.cotangent += first * size, arguments.weights += first * weights;
+        arguments.result += first * size;
+        if (arguments.diagonal) arguments.diagonal += first * n;
+        (lanes ? f.in_lanes : functions(T())->alone)[planes - 1].pull_back(arguments, count, n, with);
     });
 }
 
@@ -191,12 +185,13 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
 // Planes are 2 for complex numbers, which are pairs, and 1 for real ones.
 #define EIGENGRAD_INTERFACE(T, suffix)                                                                                 \
     extern "C" __attribute__((visibility("default"))) int eigengrad_eigh_##suffix(                                     \
-        const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
-        return eigengrad::eigh(matrices, values, vectors, batch, n, threads);                                          \
+        int planes, const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
+        return eigengrad::eigh(planes, matrices, values, vectors, batch, n, threads);                                          \
     }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_root_##suffix(                                     \
-        int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {    \
-        return eigengrad::root(inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
+        int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,       \
+        int threads) {                                                                                                 \
+        return eigengrad::root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
     }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_recompose_##suffix(                                \
         int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {                         \
@@ -214,15 +209,15 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
     extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
         int planes, int kind, int major_terms, int minor_terms, const T* vectors, const T* cotangent, int transposed,  \
         const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {                              \
-        eigengrad::PullBack<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
+        eigengrad::PullBackArguments<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
                                    {major_terms, minor_terms}, diagonal, result};                                      \
         return eigengrad::pull_back(planes, all, batch, n, threads);                                                   \
     }
 
 extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(
-    int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch, int n,
-    int threads) {
-    return eigengrad::root_through_double(inverse, matrices, floor, result, roots, vectors, batch, n, threads);
+    int planes, int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch,
+    int n, int threads) {
+    return eigengrad::root_through_double(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);
 }
 
 EIGENGRAD_INTERFACE(float, float32)
