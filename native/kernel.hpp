@@ -28,7 +28,7 @@ enum Weights { eigenvectors = 0, function = 1, square_root = 2, inverse_square_r
 
 // One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them. Weights and diagonal are real.
 template <class T>
-struct PullBack {
+struct PullBackArguments {
     Weights kind;
     const T* vectors;   // eigenvectors in rows
     const T* cotangent;
@@ -64,17 +64,20 @@ struct Units {
     }
 };
 
+// Products with eigenvectors of `count` matrices: of one, or of up to as many as there are lanes.
+template <class T>
+struct Products {
+    void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
+    void (*pull_back)(const PullBackArguments<T>&, int count, int n, Workspace);
+    void (*refine)(const T* matrices, T* vectors, T* values, int count, int n, Workspace);
+};
+
+// Of two functions the second is that for complex matrices.
 template <class T>
 struct Functions {
-    int width;  // matrices per vector; eigh takes twice as many at once, the others as many
-    void (*eigh)(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
-    void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
-    void (*pull_back)(const PullBack<T>&, int count, int n, Workspace);
-    void (*refine)(const T* matrices, T* vectors, T* values, int count, int n, Workspace);
-    // The same of one matrix, real or complex (long.hpp).
-    void (*recompose_long[2])(const T* rows, const T* x, T* result, int n, Workspace);
-    void (*pull_back_long[2])(const PullBack<T>&, int n, Workspace);
-    void (*refine_long[2])(const T* matrix, T* rows, T* values, int n, Workspace);
+    int width;  // matrices per vector; eigh takes twice as many at once, the products as many
+    void (*eigh[2])(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
+    Products<T> in_lanes[2], alone[2];
     void (*moments)(const Units<T>&, int d, T* mean, T* scatter, Workspace);
     void (*affine)(const Units<T>&, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace);
     void (*affine_backward)(const Units<T>&, const T* g, int d, const T* matrix, const T* centre, T* gx, T* g_matrix,
