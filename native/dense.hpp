@@ -251,6 +251,12 @@ struct Dense {
         transpose_into<true>(other);
         each(false, [&](int i, int j) { set(i, j, half * (at(i, j) + other.at(i, j))); });
     }
+    // The Hermitian part of w o this; if this is `hermitian`, of which the lower triangle counts, and so is w, all of it.
+    void weigh(Real w, bool hermitian, Dense other) const {
+        each(hermitian, [&](int i, int j) { set(i, j, w.at(i, j) * at(i, j)); });
+        if (hermitian) mirror();
+        else symmetrise(other);
+    }
     void add_to_diagonal(const T* x) const {
         for (int k = 0; k < n; ++k) plane[0].row(k)[k] += x[k];
     }

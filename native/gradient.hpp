@@ -138,9 +138,7 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
         x.load(arguments.weights);
         fill_weights(w, x, arguments);
     }
-    p.each(hermitian, [&](int i, int j) { p.set(i, j, w.at(i, j) * p.at(i, j)); });
-    if (hermitian) p.mirror();
-    else p.symmetrise(other);
+    p.weigh(w, hermitian, other);
     if (arguments.diagonal) p.add_to_diagonal(arguments.diagonal);
     g.set_product(p, vh, false, with);
     other.set_product(v, g, true, with);

@@ -22,8 +22,8 @@ struct Workspace {
     }
 };
 
-// Which derivative, and how its weights are had: those of eigenvectors given or a geometric series, those of a function
-// given or of a root. See gradient.hpp.
+// Which derivative, and where its weights come from: those of eigenvectors are given or a geometric series, those of a
+// function given or of a root. See gradient.hpp.
 enum Weights { eigenvectors = 0, function = 1, square_root = 2, inverse_square_root = 3, series = 4 };
 
 // One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them. Weights and diagonal are real.
@@ -34,7 +34,6 @@ struct PullBackArguments {
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
     const T* weights;   // (n, n); for the roots (n), their eigenvalues; for a series (n), those of the matrix
-    T parameter;        // of a power
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
     const T* diagonal;  // (n), or null
     T* result;

@@ -149,6 +149,16 @@ struct Lanes {
             set(i, j, x), set(j, i, conj(x));
         });
     }
+    // The Hermitian part of w o this; if this is `hermitian`, of which the lower triangle counts, and so is w, all of it.
+    void weigh(Real w, bool hermitian, Lanes) const {
+        const V half = V(T(0.5));
+        each(true, [&](int i, int j) {
+            E x = w.at(i, j) * at(i, j);
+            if (!hermitian) x = half * (x + conj(w.at(j, i) * at(j, i)));
+            if (i == j) x = E(real(x));
+            set(i, j, x), set(j, i, conj(x));
+        });
+    }
     void add_to_diagonal(const T* x) const {
         for (int k = 0; k < n; ++k) set(k, k, at(k, k) + E(Numbers::gather(x, k, n, count)));
     }

@@ -87,9 +87,8 @@ struct Request {
     bool kernel_always, strict;
 };
 
-// A function of matrices (kind and parameter as in FunctionArguments), eigenvalues and eigenvectors; without `result`, these
-// alone.
-static std::pair<Tensor, Tensor> decompose(Tensor A, Weights kind, double parameter, Request request, const Tensor* result) {
+// A function of matrices, eigenvalues (those of a root) and eigenvectors; without `result`, these alone.
+static std::pair<Tensor, Tensor> decompose(Tensor A, Scalar f, Request request, const Tensor* result) {
     const Batch batch(A);
     const int threads = torch::threads();
     const Plan plan =
@@ -117,7 +116,7 @@ static std::pair<Tensor, Tensor> decompose(Tensor A, Weights kind, double parame
         using T = decltype(zero);
         T *const values = static_cast<T*>(basis.first.data()), *const vectors = static_cast<T*>(basis.second.data());
         const FunctionArguments<T> arguments{
-            kind,   T(parameter), precision, torch::is_complex(A.dtype), given, static_cast<const T*>(A.data()),
+            f, precision, torch::is_complex(A.dtype), given, static_cast<const T*>(A.data()),
             result ? static_cast<T*>(result->data()) : nullptr, values, vectors};
         finish(matrix_function(arguments, batch.count, batch.n, threads));
         if (given || !request.strict) return;
@@ -133,7 +132,7 @@ static void eigh_operator(torch::Value* values, torch::Value, torch::Value) {
     Tensor A = stack.tensor().contiguous();
     const bool always = stack.boolean(), refined = stack.boolean(), strict = stack.boolean();
     const Request request{refined ? Purpose::function : Purpose::eigenvectors, always, strict};
-    auto [L, V] = decompose(std::move(A), Weights::function, 0.0, request, nullptr);
+    auto [L, V] = decompose(std::move(A), {}, request, nullptr);
     stack.results(L, V);
 }
 
@@ -144,7 +143,7 @@ static void function_operator(torch::Value* values, torch::Value, torch::Value) 
     const double parameter = stack.number();
     const bool always = stack.boolean(), strict = stack.boolean();
     Tensor result = Tensor::empty(A.shape, A.dtype);
-    auto [L, V] = decompose(std::move(A), kind, parameter, {Purpose::function, always, strict}, &result);
+    auto [L, V] = decompose(std::move(A), {kind, parameter}, {Purpose::function, always, strict}, &result);
     stack.results(result, L, V);
 }
 
@@ -155,7 +154,7 @@ static void root_operator(torch::Value* values, torch::Value, torch::Value) {
     const double floor = stack.number();
     const bool always = stack.boolean(), strict = stack.boolean();
     Tensor result = Tensor::empty(A.shape, A.dtype);
-    auto [x, V] = decompose(std::move(A), kind, floor, {Purpose::function, always, strict}, &result);
+    auto [x, V] = decompose(std::move(A), {kind, floor}, {Purpose::function, always, strict}, &result);
     stack.results(result, x, V);
 }
 
@@ -210,15 +209,15 @@ static void pull_back_operator(torch::Value* values, torch::Value, torch::Value)
     if (!batch.empty())
         with_real_type(V.dtype, [&](auto zero) {
             using T = decltype(zero);
-            const PullBack<T> arguments{kind,
+            const PullBackArguments<T> arguments{kind,
                                         static_cast<const T*>(V.data()),
                                         static_cast<const T*>(G.data()),
                                         by_columns,
                                         static_cast<const T*>(weights.data()),
-                                        T(parameter),
                                         {terms[0], terms[1]},
                                         diagonal ? static_cast<const T*>(diagonal.data()) : nullptr,
-                                        static_cast<T*>(result.data())};
+                                        static_cast<T*>(result.data()),
+                                        parameter};
             finish(pull_back(torch::is_complex(V.dtype), arguments, batch.count, batch.n, torch::threads()));
         });
     stack.results(result);

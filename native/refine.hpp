@@ -65,18 +65,15 @@ struct Refinement {
         vh.each(false, [&](int i, int j) { vh.set(i, j, select(wanted, vh.at(i, j) + product.at(i, j), vh.at(i, j))); });
     }
 
-    // To K^H + R/2, less the 1/2 on its diagonal, and what K leaves of F.
+    // To K^H + R/2, less the 1/2 on its diagonal, and what K leaves of F; one by one, of the lower triangle.
     EIGENGRAD_INLINE void turn(int i, int j) const {
         const V half(T(0.5)), x = values.row(i), y = values.column(j), gap = x - y;
         const E r = change.at(i, j), f_ij = fnma(half * (x + y), r, f.at(i, j));
         const auto apart = V(widest_angle<T>) * abs(gap) > largest_plane(f_ij);
-        const E k = select(apart, f_ij / gap, E(T(0))), rest = select(apart, E(T(0)), f_ij);
-        if (M::one_by_one) {
-            change.set(j, i, E(T(0)) - conj(fma(half, r, k)));
-            f.set(j, i, conj(rest));
-        }
+        const E k = select(apart, f_ij / gap, E(T(0)));
+        if (M::one_by_one) change.set(j, i, E(T(0)) - conj(fma(half, r, k)));
         change.set(i, j, fnma(half, r, k));
-        f.set(i, j, rest);
+        f.set(i, j, select(apart, E(T(0)), f_ij));
     }
 
     // Rows and columns i and j of diag(values) + F such that its entry between them vanishes; V^H with it. Matrices that
@@ -109,6 +106,7 @@ struct Refinement {
         smallest = V(negligible_entry<T>) * smallest;
         f.each(true, [&](int i, int j) { most = max(largest_plane(f.at(i, j)), most); });
         bool turned = any(V(T(2)) * most > smallest);  // a modulus is less than two of its planes
+        if (turned && M::one_by_one) f.mirror();
         for (int sweep = 0; turned && sweep < 6; ++sweep) {
             turned = false;
             for (int j = 1; j < f.n; ++j)

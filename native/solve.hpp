@@ -64,22 +64,19 @@ void solve_tiny(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
 // An odd row length keeps columns from falling on one cache set (4 KB aliasing).
 EIGENGRAD_INLINE long leading(int n) { return n | 1; }
 
-// Short matrices: both halves of a pair in step from beginning to end, rotations applied as they come.
-template <int planes, class V>
+// Short real matrices: both halves of a pair in step from beginning to end, rotations applied as they come.
+template <class V>
 void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
                  Batch<typename V::scalar> vectors, int n, Workspace memory) {
     using T = typename V::scalar;
     using P = typename V::part;
-    using E = Entry<V, planes>;
-    const long ld = leading(n), entries = 2 * n * ld + tridiagonal_work(n);
-    E* a = static_cast<E*>(
-        memory.reserve(entries * sizeof(E) + 3 * n * sizeof(V) + P::lanes * n * n * planes * sizeof(T)));
-    E *again = a + n * ld, *work = again + n * ld;
-    V *d = reinterpret_cast<V*>(a + entries), *e = d + n, *rank = e + n;
+    const long ld = leading(n), size = 2 * n * ld + tridiagonal_work(n);
+    V* a = static_cast<V*>(memory.reserve((size + 3 * n) * sizeof(V) + P::lanes * n * n * sizeof(T)));
+    V *again = a + n * ld, *work = again + n * ld, *d = a + size, *e = d + n, *rank = e + n;
     for (int g = 0; g < V::parts; ++g) {
         auto from = part_of<V>(in, g);
         if (from.count <= 0) from = in, from.count = 1;
-        load_triangle<planes>(from, n, reinterpret_cast<P*>(a) + g, ld, V::parts);
+        load_triangle<1>(from, n, reinterpret_cast<P*>(a) + g, ld, V::parts);
     }
     Scale<V> scale;
     scale_triangle(a, n, ld, scale);
@@ -89,7 +86,7 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
     auto unconverged = implicit_ql(
         d, e, n,
         [&](int k, V c, V s) {
-            E* column = a + k;
+            V* column = a + k;
             for (int i = 0; i < n; ++i, column += ld) rotate(Rotation<V>{c, s}, column[0], column[1]);
         },
         [](int, int) {});
@@ -99,11 +96,11 @@ void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> v
         for (int j = 0; j < n; ++j) a[i * ld + j] = scale.vector(a[i * ld + j]);
     P* q[V::parts];
     for (int g = 0; g < V::parts; ++g) q[g] = reinterpret_cast<P*>(a) + g;
-    store_group<planes, V>(values, vectors, n, d, rank, q, ld, V::parts, scale, reinterpret_cast<T*>(rank + n));
+    store_group<1, V>(values, vectors, n, d, rank, q, ld, V::parts, scale, reinterpret_cast<T*>(rank + n));
 }
 
-// Long matrices: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups share; the
-// rotations are recorded and applied to Q several sweeps at a time. V is a pair.
+// Long matrices and complex ones: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups
+// share; the rotations are recorded and applied to Q several sweeps at a time. V is a pair.
 template <int planes, class V>
 void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
                 Batch<typename V::scalar> vectors, int n, Workspace memory) {
@@ -186,9 +183,9 @@ void solve(const T* matrices, T* values, T* vectors, int count, int n, Workspace
         if (n == 2) return solve_tiny<2, Two>(in, l, v);
         if (n == 3) return solve_tiny<3, Two>(in, l, v);
         if (n == 4) return solve_tiny<4, Two>(in, l, v);
+        if (n <= 16) return solve_short<Two>(in, l, v, n, memory);
     }
-    if (n <= 16) solve_short<planes, Two>(in, l, v, n, memory);
-    else solve_long<planes, Two>(in, l, v, n, memory);
+    solve_long<planes, Two>(in, l, v, n, memory);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -2,14 +2,15 @@
 // arrays allocated to the exact number. Prints nothing and returns 0 if all residuals are small.
 
 #include <cmath>
+#include <complex>
 #include <cstdio>
 #include <limits>
 #include <memory>
 #include <random>
 
 #define EIGENGRAD_DECLARE(T, suffix)                                                                                   \
-    extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
-    extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
+    extern "C" int eigengrad_eigh_##suffix(int, const T*, T*, T*, long, int, int);                                     \
+    extern "C" int eigengrad_root_##suffix(int, int, const T*, T, T*, T*, T*, long, int, int);                         \
     extern "C" int eigengrad_pull_back_##suffix(int, int, int, int, const T*, const T*, int, const T*, const T*, T*,   \
                                                 long, int, int);                                                       \
     extern "C" int eigengrad_refine_##suffix(int, const T*, T*, T*, long, int, int);                                   \
@@ -18,11 +19,11 @@
     extern "C" int eigengrad_affine_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*, int, int);  \
     extern "C" int eigengrad_affine_backward_##suffix(const T*, const long*, int, const T*, const T*, const T*, T*,    \
                                                       T*, T*, int);                                                    \
-    static auto eigh(const T* a, T* l, T* v, long batch, int n, int threads) {                                         \
-        return eigengrad_eigh_##suffix(a, l, v, batch, n, threads);                                                    \
+    static auto eigh(int planes, const T* a, T* l, T* v, long batch, int n, int threads) {                             \
+        return eigengrad_eigh_##suffix(planes, a, l, v, batch, n, threads);                                            \
     }                                                                                                                  \
-    static auto root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                                   \
-        return eigengrad_root_##suffix(1, a, T(1e-3), x, s, v, batch, n, threads);                                     \
+    static auto root(int planes, const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                       \
+        return eigengrad_root_##suffix(planes, 1, a, T(1e-3), x, s, v, batch, n, threads);                             \
     }                                                                                                                  \
     static auto pull_back(int planes, int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch,      \
                           int n) {                                                                                     \
@@ -35,8 +36,8 @@
         return eigengrad_recompose_##suffix(planes, v, x, y, batch, n, 2);                                             \
     }                                                                                                                  \
     extern "C" int eigengrad_refined_root_##suffix(int, int, const T*, T, T*, T*, T*, long, int, int);                 \
-    static auto refined_root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                           \
-        return eigengrad_refined_root_##suffix(1, 1, a, T(1), x, s, v, batch, n, threads);                             \
+    static auto refined_root(int planes, const T* a, T* x, T* s, T* v, long batch, int n, int threads) {               \
+        return eigengrad_refined_root_##suffix(planes, 1, a, T(1), x, s, v, batch, n, threads);                        \
     }                                                                                                                  \
     static auto moments(const T* x, const long* sizes, int d, T* counts, T* means, T* scatters) {                      \
         return eigengrad_moments_##suffix(x, sizes, d, counts, means, scatters, 2);                                    \
@@ -51,48 +52,51 @@
 
 EIGENGRAD_DECLARE(float, float32)
 EIGENGRAD_DECLARE(double, float64)
-extern "C" int eigengrad_root_through_double_float32(int, const float*, float, float*, float*, float*, long, int, int);
+extern "C" int eigengrad_root_through_double_float32(int, int, const float*, float, float*, float*, float*, long, int, int);
 extern "C" int eigengrad_choose_instructions(int);
 extern "C" long eigengrad_chunks(const long*, long);
 
 template <class T>
-static bool check(long batch, int n, int threads, T scale) {
+static bool check(int planes, long batch, int n, int threads, T scale) {
     std::mt19937 generator(n);
     std::normal_distribution<T> normal;
-    const long size = long(n) * n;
+    const long size = long(n) * n * planes;
     auto array = [](long count) { return std::make_unique<T[]>(count); };
     auto a = array(batch * size), l = array(batch * n), v = array(batch * size), y = array(batch * size);
     for (long b = 0; b < batch; ++b)
         for (int i = 0; i < n; ++i)
-            for (int j = 0; j <= i; ++j) a[b * size + i * n + j] = a[b * size + j * n + i] = scale * normal(generator);
+            for (int j = 0; j <= i; ++j)
+                for (int q = 0; q < (i == j ? 1 : planes); ++q) {
+                    T *matrix = a.get() + b * size + q, x = scale * normal(generator);
+                    matrix[(i * n + j) * planes] = x, matrix[(j * n + i) * planes] = q ? -x : x;
+                }
     if (batch > 1) a[size] = std::numeric_limits<T>::quiet_NaN();
-    bool good = !eigh(a.get(), l.get(), v.get(), batch, n, threads);
+    bool good = !eigh(planes, a.get(), l.get(), v.get(), batch, n, threads);
+    auto number = [&](const T* x) { return std::complex<T>(x[0], planes == 2 ? x[1] : T(0)); };
     for (long b = 0; b < batch; ++b)
         for (int k = 0; k < n; ++k)
             for (int i = 0; i < n; ++i) {
+                const T *row = a.get() + b * size + i * n * planes, *vector = v.get() + b * size + k * n * planes;
                 if (b == 1) {
-                    good = good && std::isnan(v[b * size + k * n + i]);
+                    good = good && std::isnan(vector[i * planes]) && std::isnan(vector[(i + 1) * planes - 1]);
                     continue;
                 }
-                const T *row = a.get() + b * size + i * n, *vector = v.get() + b * size + k * n;
-                T residual = -l[b * n + k] * vector[i];
-                for (int j = 0; j < n; ++j) residual += row[j] * vector[j];
-                good = good && std::fabs(residual) <= 100 * n * std::numeric_limits<T>::epsilon() * scale;
+                std::complex<T> residual = -l[b * n + k] * number(vector + i * planes);
+                for (int j = 0; j < n; ++j) residual += number(row + j * planes) * number(vector + j * planes);
+                good = good && std::abs(residual) <= 100 * n * std::numeric_limits<T>::epsilon() * scale;
             }
-    auto w = array(batch * size);
-    good = good && !root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
+    good = good && !root(planes, a.get(), y.get(), l.get(), v.get(), batch, n, threads);
     if constexpr (sizeof(T) == 4)
-        good = good && !eigengrad_root_through_double_float32(0, a.get(), 0, y.get(), l.get(), v.get(), batch, n, threads);
-    good = good && !refined_root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
-    for (int planes = 1; planes < 3; ++planes) {
-        auto z = array(batch * size * planes), from = array(batch * size * planes);
-        for (int kind = 0; kind < 5; ++kind)
-            good = good && !pull_back(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
-                                      kind ? nullptr : l.get(), z.get(), batch, n);
-        good = good && !recompose(planes, from.get(), l.get(), z.get(), batch, n);
-        good = good && !refine(planes, z.get(), from.get(), l.get(), batch, n);
-    }
-    if (!good) std::printf("wrong: n = %d, batch %ld, %zu bytes\n", n, batch, sizeof(T));
+        good = good && !eigengrad_root_through_double_float32(planes, 0, a.get(), 0, y.get(), l.get(), v.get(), batch, n,
+                                                              threads);
+    good = good && !refined_root(planes, a.get(), y.get(), l.get(), v.get(), batch, n, threads);
+    auto w = array(batch * n * n), z = array(batch * size), from = array(batch * size);
+    for (int kind = 0; kind < 5; ++kind)
+        good = good && !pull_back(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
+                                  kind ? nullptr : l.get(), z.get(), batch, n);
+    good = good && !recompose(planes, from.get(), l.get(), z.get(), batch, n);
+    good = good && !refine(planes, z.get(), from.get(), l.get(), batch, n);
+    if (!good) std::printf("wrong: n = %d, %d planes, batch %ld, %zu bytes\n", n, planes, batch, sizeof(T));
     return good;
 }
 
@@ -149,8 +153,9 @@ int main() {
         if (!eigengrad_choose_instructions(level)) continue;
         for (int n : {1, 2, 3, 4, 5, 8, 13, 16, 17, 33, 65})
             for (long batch : {1, 3, 16, 40})
-                good = check<float>(batch, n, 3, 1.0f) && check<double>(batch, n, 3, 1.0) &&
-                       check<float>(batch, n, 1, 1e30f) && check<double>(batch, n, 1, 1e-200) && good;
+                for (int planes : {1, 2})
+                    good = check<float>(planes, batch, n, 3, 1.0f) && check<double>(planes, batch, n, 3, 1.0) &&
+                           check<float>(planes, batch, n, 1, 1e30f) && check<double>(planes, batch, n, 1, 1e-200) && good;
         for (int n : {150, 300})
             for (int planes : {1, 2}) good = check_large<float>(planes, n) && check_large<double>(planes, n) && good;
         for (int d : {1, 3, 4, 7, 8, 17, 64, 200})
