@@ -8,6 +8,7 @@
 #include "kernel.hpp"
 #include "simd.hpp"
 #include "transpose.hpp"
+#include "weights.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -121,38 +122,6 @@ void recompose(const T* vectors, const T* values, T* result, int count, int n, W
     store_symmetric(out, result, count, n);
 }
 
-// Of the derivative of a root: 1/(x + y), or -x^2 y^2/(x + y).
-template <class V>
-EIGENGRAD_INLINE V root_weight(Weights kind, V x, V y) {
-    V weight = V(typename V::scalar(1)) / (x + y);
-    return kind == square_root ? weight : -weight * (x * x) * (y * y);
-}
-
-// Of a pair of eigenvalues x and y the terms S of a geometric series in b/a, over a, a being y where `y_is_major` and
-// else x: in the column of y S of the major or -S of the minor, in that of x the other one. As geometric_series.py.
-template <class V, class M>
-EIGENGRAD_INLINE void series_weights(V x, V y, M y_is_major, const int* terms, V& of_y, V& of_x) {
-    using T = typename V::scalar;
-    const V one = V(T(1)), a = select(y_is_major, y, x), b = select(y_is_major, x, y);
-    const int most = terms[0] > terms[1] ? terms[0] : terms[1];
-    const V inverse = select(V(T(most) * Limits<T>::smallest) > abs(a), V(T(0)), one / a);
-    const V ratio = one - (a - b) * inverse;
-    V minor = V(T(0)), next = one;
-    for (int bit = 1 << 16; bit; bit >>= 1) {
-        if (terms[1] < bit) continue;
-        if (terms[1] < 2 * bit) {  // the leading one
-            minor = one, next = ratio;
-            continue;
-        }
-        minor = minor + minor * next, next = next * next;
-        if (terms[1] & bit) minor = minor + next, next = next * ratio;
-    }
-    const V major = (terms[0] > terms[1] ? minor + next : minor) * inverse;
-    minor = -minor * inverse;
-    of_y = select(y_is_major, major, minor);
-    of_x = select(y_is_major, minor, major);
-}
-
 template <class V, class T = typename V::scalar>
 void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
     V* next = static_cast<V*>(memory.reserve((4 * n * long(n | 1) + n) * sizeof(V)));
@@ -168,16 +137,14 @@ void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
         product(w, g, v.transposed(), n, false);
         product(p, v, w, n, true);
     }
-    if (job.weights_are_given()) load_matrices(job.weights, count, n, w);
-    else load_vectors(job.weights, count, n, next);
-    if (job.of_root()) {
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j <= i; ++j) w(i, j) = root_weight(job.kind, next[i], next[j]);
-    } else if (job.kind == series) {
-        for (int j = 0; j < n; ++j) {
-            for (int i = 0; i < j; ++i)
-                series_weights(next[i], next[j], abs(next[i]) <= abs(next[j]), job.terms, w(i, j), w(j, i));
-            w(j, j) = V(T(0));
+    if (job.weights_are_given()) {
+        load_matrices(job.weights, count, n, w);
+    } else {
+        load_vectors(job.weights, count, n, next);
+        for (int i = 0; i < n; ++i) {
+            for (int j = 0; j < i; ++j)
+                pair_weights(job, next[i], next[j], abs(next[j]) > abs(next[i]), w(i, j), w(j, i));
+            w(i, i) = own_weight(job, next[i]);
         }
     }
     for (int i = 0; i < n; ++i)

@@ -6,6 +6,7 @@
 #include "dense.hpp"
 #include "gradient.hpp"
 #include "kernel.hpp"
+#include "weights.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -71,8 +72,7 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
         for (int k = 0; k < w.padded; ++k) x[k] = k < n ? job.weights[k] : T(1);
         w.each(hermitian, [&](int i, int j) {
             V xi(x[i]), xj = V::load(x + j), weight, unused;
-            if (hermitian) weight = root_weight(job.kind, xi, xj);
-            else series_weights(xi, xj, column_is_major(xi, xj, i, j), job.terms, weight, unused);
+            pair_weights(job, xi, xj, column_is_major(xi, xj, i, j), weight, unused);
             w.set(i, j, weight);
         });
         if (!hermitian)
