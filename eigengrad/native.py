@@ -36,20 +36,18 @@ __all__ = [
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 """Of the library's functions, by the real dtype that they compute with."""
 
-_REAL = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 _ARGUMENTS = {
     "eigh": "ppplii",
-    "root": "ipxppplii",
-    "root_through_double": "ipxppplii",
-    "refined_root": "iipxppplii",
+    "matrix_function": "idiipppplii",
+    "apply": "idppl",
     "refine": "ippplii",
     "recompose": "ippplii",
-    "pull_back": "iiiippippplii",
+    "pull_back": "iidiippippplii",
     "moments": "ppipppi",
     "affine": "ppippppii",
     "affine_backward": "ppippppppi",
 }
-"""Pointers, int, long and numbers x of the dtype; threads at the end."""
+"""Pointers, int, long and double; threads at the end."""
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 
@@ -67,7 +65,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     except OSError as error:
         return None, f"built, but does not load ({error})"
     for dtype, suffix in SUFFIX.items():
-        kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "x": _REAL[dtype]}
+        kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_long, "d": ctypes.c_double}
         for name, arguments in _ARGUMENTS.items():
             if function := getattr(library, f"eigengrad_{name}_{suffix}", None):
                 function.argtypes = [kinds[letter] for letter in arguments]

@@ -16,7 +16,7 @@ from eigengrad.native_wins import LARGEST_OF_PRODUCTS
 __all__ = ["multiplies", "pull_back", "recompose", "refine", "refined_root", "root", "takes"]
 
 _PLANES = {torch.float32: 1, torch.float64: 1, torch.complex64: 2, torch.complex128: 2}
-_KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root", "series")
+_KINDS = ("eigenvectors", "function", "square_root", "inverse_square_root", "series", "exponential", "logarithm", "power")
 
 
 def multiplies(V: Tensor, *others: Tensor, weights: Tensor | None = None) -> bool:
@@ -44,19 +44,31 @@ def _plain(X: Tensor) -> Tensor:
     return (X.resolve_conj() if X.is_complex() else X).contiguous()
 
 
-def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, in one pass.
+def matrix_function(
+    A: Tensor, kind: str, parameter: float = 0.0, *, V: Tensor | None = None, through_double: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``f(A)``, eigenvalues ``(*, n)`` (of a root its own, else those of ``A``) and eigenvectors, in one pass.
 
-    Eigenvalues of ``A`` below ``floor`` are taken to be ``floor``. What lies between float32 input and output may be
-    in double precision. Eager tensors only (:func:`eigengrad.native.eager`).
+    Roots take eigenvalues of ``A`` below ``parameter`` to be that; a power has it as the exponent. What lies between
+    float32 input and output may be in double precision. Eigenvectors ``V`` that are given are refined, in place.
+    Eager tensors only (:func:`eigengrad.native.eager`).
     """
-    A = A.contiguous()
-    X, (x, V) = torch.empty_like(A), native.empty_pairs(A)
+    A = _plain(A)
+    X, x = torch.empty_like(A), A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
+    which = 2 if through_double else 0 if V is None else 1
+    V = native.empty_pairs(A)[1] if V is None else V
+    assert V.mT.is_contiguous()
     if A.numel():
-        pointers = (X.data_ptr(), x.data_ptr(), V.data_ptr())
-        name = "root_through_double" if through_double else "root"
-        native.run(name, A.dtype, int(inverse), A.data_ptr(), floor, *pointers, *native.sizes(A))
+        pointers = (A.data_ptr(), X.data_ptr(), x.data_ptr(), V.mT.data_ptr())
+        how = (_KINDS.index(kind), parameter, which, _PLANES[A.dtype])
+        native.run("matrix_function", A.dtype.to_real(), *how, *pointers, *native.sizes(A))
     return X, x, V
+
+
+def root(A: Tensor, floor: float, *, inverse: bool, through_double: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``, in one pass."""
+    kind = "inverse_square_root" if inverse else "square_root"
+    return matrix_function(A, kind, floor, through_double=through_double)
 
 
 def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,14 +118,7 @@ def _(
 
 def refined_root(A: Tensor, V: Tensor, floor: float, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`refine`, and :func:`root` with the eigenvectors that it gives, in one pass. ``A`` may be complex."""
-    A, rows = _plain(A), V.mT
-    assert rows.is_contiguous()
-    X, x = torch.empty_like(A), A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
-    if A.numel():
-        pointers = (X.data_ptr(), x.data_ptr(), rows.data_ptr())
-        how = (_PLANES[A.dtype], int(inverse), A.data_ptr(), floor)
-        native.run("refined_root", A.dtype.to_real(), *how, *pointers, *native.sizes(A))
-    return X, x, V
+    return matrix_function(A, "inverse_square_root" if inverse else "square_root", floor, V=V)
 
 
 def recompose(V: Tensor, x: Tensor) -> Tensor:
@@ -135,6 +140,7 @@ def pull_back(
     weights: Tensor,
     *,
     kind: str = "eigenvectors",
+    exponent: float = 0.0,
     terms: tuple[int, int] = (0, 0),
     diagonal: Tensor | None = None,
 ) -> Tensor:
@@ -162,6 +168,6 @@ def pull_back(
     if V.numel():
         inputs = (rows.data_ptr(), G.data_ptr(), int(transposed), weights.data_ptr())
         outputs = (None if diagonal is None else diagonal.data_ptr(), result.data_ptr())
-        how = (_PLANES[V.dtype], _KINDS.index(kind), *terms)
+        how = (_PLANES[V.dtype], _KINDS.index(kind), exponent, *terms)
         native.run("pull_back", V.dtype.to_real(), *how, *inputs, *outputs, *native.sizes(V))
     return result

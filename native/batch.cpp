@@ -84,15 +84,6 @@ static void recompose(const Functions<T>& f, int planes, const T* vectors, const
     }
 }
 
-// Of eigenvalues, which are at least floor, the square roots or their reciprocals.
-template <class T>
-static void take_roots(T* x, long count, T floor, int inverse) {
-    for (long k = 0; k < count; ++k) {
-        T s = std::sqrt(x[k] < floor ? floor : x[k]);
-        x[k] = inverse ? 1 / s : s;
-    }
-}
-
 // Eigenvectors and eigenvalues without their errors of first order, of any number of matrices.
 template <class T>
 static void refine(const Functions<T>& f, int planes, const T* matrices, T* vectors, T* values, int count, int n,
@@ -106,35 +97,6 @@ static void refine(const Functions<T>& f, int planes, const T* matrices, T* vect
         if (lanes) f.refine(a, v, l, count - done < step ? count - done : step, n, with);
         else functions(T())->refine_long[planes - 1](a, v, l, n, with);
     }
-}
-
-template <class T>
-static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
-    const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n;
-    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
-        T *x = roots + first * n, *v = vectors + first * size;
-        f.eigh(matrices + first * size, x, v, count, n, with);
-        if (sizeof(T) == sizeof(float))
-            refine(f, 1, matrices + first * size, v, x, count, n, with);
-        take_roots(x, long(count) * n, floor, inverse);
-        recompose(f, 1, v, x, result + first * size, count, n, with);
-    });
-}
-
-// The same with all that lies between in double precision.
-static int root_through_double(int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors,
-                               long batch, int n, int threads) {
-    const long all = batch * n * n, some = batch * n;
-    const std::unique_ptr<double[]> memory(new (std::nothrow) double[3 * all + some]);
-    double *a = memory.get(), *x = a + all, *v = x + all, *values = v + all;
-    if (!a) return 1;
-    std::copy_n(matrices, all, a);
-    const int failed = root<double>(inverse, a, floor, x, values, v, batch, n, threads);
-    std::copy_n(x, all, result);
-    std::copy_n(v, all, vectors);
-    std::copy_n(values, some, roots);
-    return failed;
 }
 
 template <class T>
@@ -155,17 +117,41 @@ static int refine(int planes, const T* matrices, T* vectors, T* values, long bat
     });
 }
 
-// The root by eigenvectors that are there, once they are refined.
+// Which eigenvectors a function of matrices takes: its own, those that are given once they are refined, or its own found
+// in double precision, in which everything is that lies between input and output.
+enum Eigenvectors { own = 0, given = 1, of_double = 2 };
+
+// V diag(f(L)) V^H, with L and V; of roots f(L) instead of L. Own eigenvectors in single precision are refined.
 template <class T>
-static int refined_root(int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch,
-                        int n, int threads) {
-    const Functions<T>& f = *functions(T());
-    const long size = long(n) * n * planes;
-    return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
-        T *x = roots + k * n, *v = vectors + k * size;
-        refine(f, planes, matrices + k * size, v, x, 1, n, with);
-        take_roots(x, n, floor, inverse);
-        f.recompose_long[planes - 1](v, x, result + k * size, n, with);
+static int matrix_function(Scalar f, Eigenvectors which, int planes, const T* matrices, T* result, T* values, T* vectors,
+                           long batch, int n, int threads) {
+    const long size = long(n) * n * planes, all = batch * size, some = batch * n;
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (which == of_double) {
+            const std::unique_ptr<double[]> memory(new (std::nothrow) double[3 * all + some]);
+            double *a = memory.get(), *x = a + all, *v = x + all, *l = v + all;
+            if (!a) return 1;
+            std::copy_n(matrices, all, a);
+            const int failed = matrix_function(f, own, planes, a, x, l, v, batch, n, threads);
+            std::copy_n(x, all, result);
+            std::copy_n(v, all, vectors);
+            std::copy_n(l, some, values);
+            return failed;
+        }
+    }
+    const std::unique_ptr<T[]> memory(f.is_root() ? nullptr : new (std::nothrow) T[some]);
+    if (!f.is_root() && !memory) return 1;
+    T* const images = f.is_root() ? values : memory.get();
+    const Functions<T>& k = width_for<T>(batch, n, threads);
+    const long group = which != given ? 2L * k.width : refined_in_lanes(planes, n) ? k.width : 1;
+    const double cost = which != given ? cost_of_eigh(n) : planes * cost_of_products(n);
+    return !for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
+        const T* a = matrices + first * size;
+        T *l = values + first * n, *v = vectors + first * size, *x = images + first * n;
+        if (which != given) k.eigh(a, l, v, count, n, with);
+        if (which == given || sizeof(T) == sizeof(float)) refine(k, planes, a, v, l, count, n, with);
+        k.apply(f, l, x, long(count) * n);
+        recompose(k, planes, v, x, result + first * size, count, n, with);
     });
 }
 
@@ -194,9 +180,11 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
         const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
         return eigengrad::eigh(matrices, values, vectors, batch, n, threads);                                          \
     }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_root_##suffix(                                     \
-        int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {    \
-        return eigengrad::root(inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
+    extern "C" __attribute__((visibility("default"))) int eigengrad_matrix_function_##suffix(                          \
+        int kind, double parameter, int which, int planes, const T* matrices, T* result, T* values, T* vectors,        \
+        long batch, int n, int threads) {                                                                              \
+        return eigengrad::matrix_function<T>({eigengrad::Weights(kind), parameter}, eigengrad::Eigenvectors(which),    \
+                                             planes, matrices, result, values, vectors, batch, n, threads);            \
     }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_recompose_##suffix(                                \
         int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {                         \
@@ -206,24 +194,17 @@ static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int 
         int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {                        \
         return eigengrad::refine(planes, matrices, vectors, values, batch, n, threads);                                \
     }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_refined_root_##suffix(                             \
-        int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,       \
-        int threads) {                                                                                                 \
-        return eigengrad::refined_root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);   \
-    }                                                                                                                  \
     extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
-        int planes, int kind, int major_terms, int minor_terms, const T* vectors, const T* cotangent, int transposed,  \
-        const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {                              \
+        int planes, int kind, double exponent, int major_terms, int minor_terms, const T* vectors, const T* cotangent, \
+        int transposed, const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {              \
         eigengrad::PullBack<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
-                                   {major_terms, minor_terms}, diagonal, result};                                      \
+                                   {major_terms, minor_terms}, diagonal, result, exponent};                            \
         return eigengrad::pull_back(planes, all, batch, n, threads);                                                   \
+    }                                                                                                                  \
+    extern "C" __attribute__((visibility("default"))) void eigengrad_apply_##suffix(                                   \
+        int kind, double parameter, const T* x, T* result, long count) {                                               \
+        eigengrad::functions(T())->apply({eigengrad::Weights(kind), parameter}, x, result, count);                     \
     }
-
-extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(
-    int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch, int n,
-    int threads) {
-    return eigengrad::root_through_double(inverse, matrices, floor, result, roots, vectors, batch, n, threads);
-}
 
 EIGENGRAD_INTERFACE(float, float32)
 EIGENGRAD_INTERFACE(double, float64)

@@ -124,7 +124,7 @@ void recompose(const T* vectors, const T* values, T* result, int count, int n, W
 
 template <class V, class T = typename V::scalar>
 void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
-    V* next = static_cast<V*>(memory.reserve((4 * n * long(n | 1) + n) * sizeof(V)));
+    V* next = static_cast<V*>(memory.reserve((4 * n * long(n | 1) + 2 * n) * sizeof(V)));
     View<V> v = take(next, n), g = take(next, n), p = take(next, n), w = take(next, n);
     const V half = V(T(0.5));
     load_matrices(job.vectors, count, n, v);
@@ -140,12 +140,13 @@ void pull_back(const PullBack<T>& job, int count, int n, Workspace memory) {
     if (job.weights_are_given()) {
         load_matrices(job.weights, count, n, w);
     } else {
-        load_vectors(job.weights, count, n, next);
-        for (int i = 0; i < n; ++i) {
-            for (int j = 0; j < i; ++j)
-                pair_weights(job, next[i], next[j], abs(next[j]) > abs(next[i]), w(i, j), w(j, i));
-            w(i, i) = own_weight(job, next[i]);
-        }
+        V *x = next, *factor = next + n;
+        load_vectors(job.weights, count, n, x);
+        for (int k = 0; k < n; ++k) factor[k] = common_factor(job, x[k]);
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j <= i; ++j)
+                pair_weights(job, x[i], x[j], factor[i], factor[j], abs(x[j]) > abs(x[i]), w(i, j), w(j, i));
+        for (int k = 0; job.kind == series && k < n; ++k) w(k, k) = V(T(0));
     }
     for (int i = 0; i < n; ++i)
         for (int j = 0; j <= i; ++j) {

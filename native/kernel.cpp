@@ -9,6 +9,7 @@
 #include "refine.hpp"
 #include "refine_long.hpp"
 #include "solve.hpp"
+#include "weights.hpp"
 
 #define EIGENGRAD_TEXT(x) #x
 #define EIGENGRAD_NAME(x) EIGENGRAD_TEXT(x)
@@ -20,6 +21,7 @@ constexpr Functions<T> functions() {
     using V = Vec<T, W>;
     return {W,
             solve<V>,
+            apply<V>,
             recompose<V>,
             pull_back<V>,
             refine<V>,

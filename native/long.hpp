@@ -50,7 +50,7 @@ EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
 
 template <class V, int P, class T = typename V::scalar>
 void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
-    T* next = reserve_long<V, P>(6, n, memory);
+    T* next = reserve_long<V, P>(6, n, memory, 2);
     auto take = [&] { return Dense<V, P>::take(next, n); };
     Dense<V, P> v = take(), vh = take(), g = take(), p = take(), other = take();
     const Plane<V> w = take().plane[0];
@@ -68,11 +68,13 @@ void pull_back_long(const PullBack<T>& job, int n, Workspace memory) {
     if (job.weights_are_given()) {
         Dense<V, 1>{{w}}.load(job.weights);
     } else {
-        T* x = next;
+        T *x = next, *factor = next + w.padded;
         for (int k = 0; k < w.padded; ++k) x[k] = k < n ? job.weights[k] : T(1);
+        for (int k = 0; k < w.padded; k += V::lanes) common_factor(job, V::load(x + k)).store(factor + k);
         w.each(hermitian, [&](int i, int j) {
-            V xi(x[i]), xj = V::load(x + j), weight, unused;
-            pair_weights(job, xi, xj, column_is_major(xi, xj, i, j), weight, unused);
+            const V xi(x[i]), xj = V::load(x + j);
+            V weight, unused;
+            pair_weights(job, xi, xj, V(factor[i]), V::load(factor + j), column_is_major(xi, xj, i, j), weight, unused);
             w.set(i, j, weight);
         });
         if (!hermitian)

@@ -1,7 +1,9 @@
-// The weights of a derivative in the eigenbasis, made from the eigenvalues: see PullBack::weights.
+// Functions of eigenvalues, and the weights of a derivative in the eigenbasis made from them. Of a function these are its
+// divided differences (f(x) - f(y))/(x - y), and f'(x) where x = y, in forms without cancellation.
 
 #pragma once
 
+#include "elementary.hpp"
 #include "kernel.hpp"
 #include "simd.hpp"
 
@@ -39,17 +41,54 @@ EIGENGRAD_INLINE void series_weights(V x, V y, M y_is_major, const int* terms, V
     of_x = select(y_is_major, minor, major);
 }
 
-// The weights of a pair of eigenvalues x and y, in the column of y and in that of x.
-template <class V, class M, class T = typename V::scalar>
-EIGENGRAD_INLINE void pair_weights(const PullBack<T>& job, V x, V y, M y_is_major, V& of_y, V& of_x) {
-    if (job.kind == series) series_weights(x, y, y_is_major, job.terms, of_y, of_x);
-    else of_y = of_x = root_weight(job.kind, x, y);
+// The divided difference of log, exp or a power; of_x and of_y are what common_factor makes of x and y.
+template <class V, class T = typename V::scalar>
+EIGENGRAD_INLINE V divided_difference(Weights kind, T exponent, V x, V y, V of_x, V of_y) {
+    const auto x_is_high = x > y;
+    const V one(T(1)), high = select(x_is_high, x, y), low = select(x_is_high, y, x), distance = high - low;
+    const auto tied = distance == V(T(0));
+    if (kind == logarithm) return select(tied, one, log_ratio(high, low)) / select(tied, x, distance);
+    // Of the two f(x) the larger, times 1 - exp(-|log f(x) - log f(y)|), over the distance.
+    const auto x_is_major = exponent < 0 ? y > x : x_is_high;
+    const V major = select(x_is_major, of_x, of_y);
+    if (kind == exponential) return major * (select(tied, one, -expm1(-distance)) / select(tied, one, distance));
+    const V gap = V(exponent < 0 ? exponent : -exponent) * log_ratio(high, low);
+    const V change = expm1(gap) * select(x_is_major, x, y) / distance;
+    return major * select(tied, V(exponent), exponent < 0 ? change : -change);
 }
 
-// The weight on the diagonal.
+// What the weights of the pairs of one eigenvalue have in common.
 template <class V, class T = typename V::scalar>
-EIGENGRAD_INLINE V own_weight(const PullBack<T>& job, V x) {
-    return job.kind == series ? V(T(0)) : root_weight(job.kind, x, x);
+EIGENGRAD_INLINE V common_factor(const PullBack<T>& job, V x) {
+    return job.kind == exponential ? exp(x) : job.kind == power ? power_of(x, Exponent<T>(job.exponent, 1)) : x;
+}
+
+// The weights of a pair of eigenvalues x and y, in the column of y and in that of x.
+template <class V, class M, class T = typename V::scalar>
+EIGENGRAD_INLINE void pair_weights(const PullBack<T>& job, V x, V y, V of_x, V of_y, M y_is_major, V& in_y, V& in_x) {
+    if (job.kind == series) series_weights(x, y, y_is_major, job.terms, in_y, in_x);
+    else if (job.kind < series) in_y = in_x = root_weight(job.kind, x, y);
+    else in_y = in_x = divided_difference(job.kind, T(job.exponent), x, y, of_x, of_y);
+}
+
+// f(x) of some numbers.
+template <class V, class T = typename V::scalar>
+void apply(Scalar f, const T* x, T* result, long count) {
+    const V floor(T(f.parameter));
+    const Exponent<T> exponent(f.parameter);
+    for (long k = 0; k < count; k += V::lanes) {
+        const long left = count - k < V::lanes ? count - k : V::lanes;
+        T lanes[V::lanes] = {};
+        __builtin_memcpy(lanes, x + k, left * sizeof(T));
+        V y = V::load(lanes);
+        if (f.kind == exponential) y = exp(y);
+        else if (f.kind == logarithm) y = log(y);
+        else if (f.kind == power) y = power_of(y, exponent);
+        else y = sqrt(select(floor > y, floor, y));
+        if (f.kind == inverse_square_root) y = V(T(1)) / y;
+        y.store(lanes);
+        __builtin_memcpy(result + k, lanes, left * sizeof(T));
+    }
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -9,9 +9,9 @@
 
 #define EIGENGRAD_DECLARE(T, suffix)                                                                                   \
     extern "C" int eigengrad_eigh_##suffix(const T*, T*, T*, long, int, int);                                          \
-    extern "C" int eigengrad_root_##suffix(int, const T*, T, T*, T*, T*, long, int, int);                              \
-    extern "C" int eigengrad_pull_back_##suffix(int, int, int, int, const T*, const T*, int, const T*, const T*, T*,   \
-                                                long, int, int);                                                       \
+    extern "C" int eigengrad_matrix_function_##suffix(int, double, int, int, const T*, T*, T*, T*, long, int, int);    \
+    extern "C" int eigengrad_pull_back_##suffix(int, int, double, int, int, const T*, const T*, int, const T*,         \
+                                                const T*, T*, long, int, int);                                         \
     extern "C" int eigengrad_refine_##suffix(int, const T*, T*, T*, long, int, int);                                   \
     extern "C" int eigengrad_recompose_##suffix(int, const T*, const T*, T*, long, int, int);                          \
     extern "C" int eigengrad_moments_##suffix(const T*, const long*, int, T*, T*, T*, int);                            \
@@ -21,22 +21,18 @@
     static auto eigh(const T* a, T* l, T* v, long batch, int n, int threads) {                                         \
         return eigengrad_eigh_##suffix(a, l, v, batch, n, threads);                                                    \
     }                                                                                                                  \
-    static auto root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                                   \
-        return eigengrad_root_##suffix(1, a, T(1e-3), x, s, v, batch, n, threads);                                     \
+    static auto matrix_function(int kind, int which, const T* a, T* x, T* l, T* v, long batch, int n, int threads) {   \
+        return eigengrad_matrix_function_##suffix(kind, 0.3, which, 1, a, x, l, v, batch, n, threads);                 \
     }                                                                                                                  \
     static auto pull_back(int planes, int kind, const T* v, const T* g, const T* w, const T* d, T* y, long batch,      \
                           int n) {                                                                                     \
-        return eigengrad_pull_back_##suffix(planes, kind, 5, 4, v, g, kind == 0, w, d, y, batch, n, 2);                \
+        return eigengrad_pull_back_##suffix(planes, kind, -1.7, 5, 4, v, g, kind == 0, w, d, y, batch, n, 2);                \
     }                                                                                                                  \
     static auto refine(int planes, const T* a, T* v, T* l, long batch, int n) {                                        \
         return eigengrad_refine_##suffix(planes, a, v, l, batch, n, 2);                                                \
     }                                                                                                                  \
     static auto recompose(int planes, const T* v, const T* x, T* y, long batch, int n) {                               \
         return eigengrad_recompose_##suffix(planes, v, x, y, batch, n, 2);                                             \
-    }                                                                                                                  \
-    extern "C" int eigengrad_refined_root_##suffix(int, int, const T*, T, T*, T*, T*, long, int, int);                 \
-    static auto refined_root(const T* a, T* x, T* s, T* v, long batch, int n, int threads) {                           \
-        return eigengrad_refined_root_##suffix(1, 1, a, T(1), x, s, v, batch, n, threads);                             \
     }                                                                                                                  \
     static auto moments(const T* x, const long* sizes, int d, T* counts, T* means, T* scatters) {                      \
         return eigengrad_moments_##suffix(x, sizes, d, counts, means, scatters, 2);                                    \
@@ -51,7 +47,6 @@
 
 EIGENGRAD_DECLARE(float, float32)
 EIGENGRAD_DECLARE(double, float64)
-extern "C" int eigengrad_root_through_double_float32(int, const float*, float, float*, float*, float*, long, int, int);
 extern "C" int eigengrad_choose_instructions(int);
 extern "C" long eigengrad_chunks(const long*, long);
 
@@ -80,13 +75,12 @@ static bool check(long batch, int n, int threads, T scale) {
                 good = good && std::fabs(residual) <= 100 * n * std::numeric_limits<T>::epsilon() * scale;
             }
     auto w = array(batch * size);
-    good = good && !root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
-    if constexpr (sizeof(T) == 4)
-        good = good && !eigengrad_root_through_double_float32(0, a.get(), 0, y.get(), l.get(), v.get(), batch, n, threads);
-    good = good && !refined_root(a.get(), y.get(), l.get(), v.get(), batch, n, threads);
+    for (int kind = 2; kind < 8; ++kind)
+        for (int which = 0; which < 3 && kind != 4; ++which)
+            good = good && !matrix_function(kind, which, a.get(), y.get(), l.get(), v.get(), batch, n, threads);
     for (int planes = 1; planes < 3; ++planes) {
         auto z = array(batch * size * planes), from = array(batch * size * planes);
-        for (int kind = 0; kind < 5; ++kind)
+        for (int kind = 0; kind < 8; ++kind)
             good = good && !pull_back(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
                                       kind ? nullptr : l.get(), z.get(), batch, n);
         good = good && !recompose(planes, from.get(), l.get(), z.get(), batch, n);
