@@ -9,6 +9,7 @@
 #include "dense.hpp"
 #include "kernel.hpp"
 #include "lanes.hpp"
+#include "weights.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -41,38 +42,6 @@ void recompose(const T* rows, const T* x, T* result, int count, int n, Workspace
     out.store_hermitian(result);
 }
 
-// Of the derivative of a root: 1/(x + y), or -x^2 y^2/(x + y).
-template <class V>
-EIGENGRAD_INLINE V root_weight(Weights kind, V x, V y) {
-    V weight = V(typename V::scalar(1)) / (x + y);
-    return kind == square_root ? weight : -weight * (x * x) * (y * y);
-}
-
-// Of a pair of eigenvalues x and y the terms S of a geometric series in b/a, over a, a being y where `y_is_major` and
-// else x: in the column of y S of the major or -S of the minor, in that of x the other one. As geometric_series.py.
-template <class V, class M>
-EIGENGRAD_INLINE void series_weights(V x, V y, M y_is_major, const int* terms, V& of_y, V& of_x) {
-    using T = typename V::scalar;
-    const V one = V(T(1)), a = select(y_is_major, y, x), b = select(y_is_major, x, y);
-    const int most = terms[0] > terms[1] ? terms[0] : terms[1];
-    const V inverse = select(V(T(most) * Limits<T>::smallest) > abs(a), V(T(0)), one / a);
-    const V ratio = one - (a - b) * inverse;
-    V minor = V(T(0)), next = one;
-    for (int bit = 1 << 16; bit; bit >>= 1) {
-        if (terms[1] < bit) continue;
-        if (terms[1] < 2 * bit) {  // the leading one
-            minor = one, next = ratio;
-            continue;
-        }
-        minor = minor + minor * next, next = next * next;
-        if (terms[1] & bit) minor = minor + next, next = next * ratio;
-    }
-    const V major = (terms[0] > terms[1] ? minor + next : minor) * inverse;
-    minor = -minor * inverse;
-    of_y = select(y_is_major, major, minor);
-    of_x = select(y_is_major, minor, major);
-}
-
 // Whether the eigenvalues y of columns from j on are of larger magnitude than x, that of row i; of two equal ones, the
 // later is.
 template <class V>
@@ -84,38 +53,35 @@ EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
     return (abs(y) > abs(x)) | (later & (abs(x) <= abs(y)));
 }
 
-// The weights other than given ones, in the lower triangle at least, from the eigenvalues x.
+// The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
+// have in common goes to `factor`.
 template <class V, class T = typename V::scalar>
-void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, const PullBackArguments<T>& arguments) {
-    if (arguments.of_root()) {
-        w.each(true, [&](int i, int j) { w(i, j) = root_weight(arguments.kind, x.row(i), x.row(j)); });
-        return;
-    }
-    for (int j = 0; j < w.n; ++j) {
-        for (int i = 0; i < j; ++i) {
-            const V xi = x.row(i), xj = x.row(j);
-            series_weights(xi, xj, abs(xi) <= abs(xj), arguments.terms, w(i, j), w(j, i));
-        }
-        w(j, j) = V(T(0));
-    }
+void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const PullBackArguments<T>& arguments) {
+    for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
+    w.each(true, [&](int i, int j) {
+        const V xi = x.row(i), xj = x.row(j);
+        pair_weights(arguments, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
+    });
+    if (!arguments.of_function())
+        for (int k = 0; k < w.n; ++k) w(k, k) = V(T(0));
 }
 
 template <class V, class T = typename V::scalar>
-void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, const PullBackArguments<T>& arguments) {
-    const bool root = arguments.of_root();
-    w.each(root, [&](int i, int j) {
-        V xi = x.row(i), xj = x.column(j), weight, unused;
-        if (root) weight = root_weight(arguments.kind, xi, xj);
-        else series_weights(xi, xj, column_is_major(xi, xj, i, j), arguments.terms, weight, unused);
+void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, const PullBackArguments<T>& arguments) {
+    for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
+    w.each(arguments.of_function(), [&](int i, int j) {
+        const V xi = x.row(i), xj = x.column(j);
+        V weight, unused;
+        pair_weights(arguments, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), weight, unused);
         w.set(i, j, weight);
     });
-    if (!root)
+    if (!arguments.of_function())
         for (int k = 0; k < w.n; ++k) w.set_entry(k, k, V(T(0)));
 }
 
 template <class M, class T = typename M::T>
 void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspace with) {
-    Memory<M> memory(with, 6, 1, n, count);
+    Memory<M> memory(with, 6, 2, n, count);
     M v = memory.matrix(), vh = memory.matrix(), g = memory.matrix(), p = memory.matrix(), other = memory.matrix();
     const auto w = memory.real_matrix();
     const bool hermitian = arguments.of_function();
@@ -136,7 +102,7 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
     } else {
         const auto x = memory.numbers();
         x.load(arguments.weights);
-        fill_weights(w, x, arguments);
+        fill_weights(w, x, memory.numbers(), arguments);
     }
     p.weigh(w, hermitian, other);
     if (arguments.diagonal) p.add_to_diagonal(arguments.diagonal);

@@ -7,6 +7,7 @@
 #include "passes.hpp"
 #include "refine.hpp"
 #include "solve.hpp"
+#include "weights.hpp"
 
 #define EIGENGRAD_TEXT(x) #x
 #define EIGENGRAD_NAME(x) EIGENGRAD_TEXT(x)
@@ -21,6 +22,7 @@ constexpr Functions<T> functions() {
     using V = Vec<T, W>;
     return {W,
             {solve<1, V>, solve<2, V>},
+            apply<V>,
             {products<Lanes<V, 1>>(), products<Lanes<V, 2>>()},
             {products<Dense<V, 1>>(), products<Dense<V, 2>>()},
             moments<V>,
