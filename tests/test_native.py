@@ -194,7 +194,7 @@ def test_it_does_not_read_or_write_beyond(generator: torch.Generator) -> None:
         for count in (1, 5, 33):
             A = torch.randn(count, n, n, generator=generator)
             L, V = torch.full((count + 2, n), 7.0), torch.full((count + 2, n, n), 7.0)
-            native._LIBRARY.eigengrad_eigh_float32(A.data_ptr(), L[1].data_ptr(), V[1].data_ptr(), count, n, 2)
+            native._LIBRARY.eigengrad_eigh_float32(1, A.data_ptr(), L[1].data_ptr(), V[1].data_ptr(), count, n, 2)
             assert (L[[0, -1]] == 7).all()
             assert (V[[0, -1]] == 7).all()
             assert torch.equal(L[1:-1], solve(A)[0])

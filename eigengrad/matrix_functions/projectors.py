@@ -22,7 +22,8 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import columns_of
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
@@ -32,13 +33,13 @@ Choice = Callable[[Tensor], Tensor]
 """From ascending eigenvalues ``(*, n)`` to booleans: which ones to keep."""
 
 
-@in_full_precision
+@public
 def projector(
     A: Tensor,
     k: int | slice | Choice,
     *,
     gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
 
@@ -64,7 +65,7 @@ def projector(
         TypeError: if ``k`` is none of these; if ``gradient`` is no rule; if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices; if ``k`` does not lie between 0 and n, or the slice has a
             step; for an unknown solver.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -105,7 +106,7 @@ class _Projector(Function):
         L, V = solver(A)
         kept = _mask(L, k)
         W = torch.where(~kept.unsqueeze(-1) & kept.unsqueeze(-2), gradient.kernel(L), 0.0)
-        return (V * kept.unsqueeze(-2)) @ V.mH, W, V
+        return Eigenbasis(L, V).recompose(kept.expand(L.shape).to(L.dtype)), W, V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -116,14 +117,44 @@ class _Projector(Function):
 
     @staticmethod
     def backward(ctx: Any, gP: Tensor, *_: None) -> tuple[Tensor, None, None, None]:
-        A, P, W, V = ctx.saved_tensors
-        return hermitian_part(_sylvester(A, P, gP + gP.mH, W, V)), None, None, None
+        return _Tangent.call(*_parts(ctx), gP), None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        A, P, W, V = ctx.saved_tensors
-        X = _sylvester(A, P, hermitian_part(dA), W, V)
-        return X + X.mH, None, None
+        return _Tangent.call(*_parts(ctx), dA), None, None
+
+
+def _parts(ctx: Any) -> tuple[Tensor, ...]:
+    return tuple(ctx.saved_tensors)
+
+
+class _Tangent(Function):
+    """``A, P, dA -> dP = X + X^H``, for the Hermitian part of dA: its own adjoint in it, at the cost of one product."""
+
+    @staticmethod
+    def forward(A: Tensor, P: Tensor, W: Tensor, V: Tensor, dA: Tensor) -> Tensor:
+        return Eigenbasis(W[..., 0], V).conjugate(W + W.mT, dA)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, P, W, V, dA = ctx.saved_tensors
+        E = hermitian_part(dA)
+        gA, gP, _ = _pull_back_sylvester(A, P, E, _sylvester(A, P, E, W, V), W, V, g + g.mH)
+        return gA, gP, None, None, _Tangent.call(A, P, W, V, g)
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, dP: Tensor, _: None, __: None, dE: Tensor) -> Tensor:
+        A, P, W, V, E = ctx.saved_tensors
+        E = hermitian_part(E)
+        X = _sylvester(A, P, E, W, V)
+        right = hermitian_part(dE) + _commutator(E, dP) + _commutator(hermitian_part(dA), X)
+        dX = _sylvester(A, P, right, W, V) + _commutator(X, dP)
+        return dX + dX.mH
 
 
 class _Sylvester(Function):
@@ -142,15 +173,20 @@ class _Sylvester(Function):
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         A, P, B, X, W, V = ctx.saved_tensors
-        gB = _sylvester(A, P, gX, W, V)
-        gA = hermitian_part(_commutator(gB, X.mH))
-        return gA, _commutator(B.mH, gB) + _commutator(X.mH, gX), gB, None, None
+        return *_pull_back_sylvester(A, P, B, X, W, V, gX), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, dP: Tensor, dB: Tensor, *_: None) -> Tensor:
         A, P, B, X, W, V = ctx.saved_tensors
         right = dB + _commutator(B, dP) + _commutator(hermitian_part(dA), X)
         return _sylvester(A, P, right, W, V) + _commutator(X, dP)
+
+
+def _pull_back_sylvester(
+    A: Tensor, P: Tensor, B: Tensor, X: Tensor, W: Tensor, V: Tensor, gX: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gB = _sylvester(A, P, gX, W, V)
+    return hermitian_part(_commutator(gB, X.mH)), _commutator(B.mH, gB) + _commutator(X.mH, gX), gB
 
 
 def _commutator(X: Tensor, Y: Tensor) -> Tensor:

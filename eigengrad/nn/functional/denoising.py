@@ -45,7 +45,7 @@ def denoise(
     energy: float | None = None,
     num_batches_tracked: Tensor | None = None,
     gradient: GradientRule | Unrolled | None = None,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
     errors: str = "raise",
 ) -> Tensor:
@@ -170,7 +170,7 @@ def _projection(
     rank: int | None,
     energy: float | None,
     gradient: GradientRule | Unrolled | None,
-    solver: str | solvers.Solver,
+    solver: solvers.Name | solvers.Solver,
 ) -> Tensor:
     """P, ``(*, d, d)``, by the correlation matrix."""
     scale = _reciprocal_deviations(covariance, eps)

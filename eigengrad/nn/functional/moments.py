@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigengrad import native
 from eigengrad.autograd import Function, has_autocast
-from eigengrad.native import passes
+from eigengrad.native import operators
 from eigengrad.nn.functional.channel_groups import Layout
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
 
+MOST_CHANNELS = 256
+"""Of a group that takes one pass: beyond, a panel of the data no longer fits the cache."""
 CACHE = 2**20
 """Bytes of a piece for each thread on CPU, so that its core still has them in its cache at the second reading."""
 LARGE = 2**28
@@ -77,8 +80,8 @@ class _Moments(Function):
 
     @staticmethod
     def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if passes.possible(data):
-            mean, scatter = passes.moments(data)
+        if _in_one_pass(data):
+            mean, scatter = operators.moments(data)
             return mean, scatter / _observations(data), data.view_as(data)
         _, G, d, _ = data.shape
         dtype = working_dtype(data)
@@ -112,8 +115,8 @@ class _Moments(Function):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
-            if passes.possible(data, gx):
-                passes.affine(data, S, centre, shift, gx, add=True)
+            if _in_one_pass(data, gx):
+                operators.affine(gx, data, S, centre, shift, True)
                 return gx
             centred = None
             for piece, total in _pieces(data, gx):
@@ -144,8 +147,8 @@ class _Affine(Function):
     @staticmethod
     def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
         x, y = layout.empty(data)
-        if passes.possible(data, y):
-            passes.affine(data, T, mean, offset, y)
+        if _in_one_pass(data, y):
+            operators.affine(y, data, T, mean, offset, False)
             return layout.filled(x, y)
         centred = None
         for piece, image in _pieces(data, y):
@@ -170,8 +173,8 @@ class _Affine(Function):
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
                 return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset, None
             gx = _empty_like(g) if needs_gx else g
-            if passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
-                gT, g_offset = passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
+            if _in_one_pass(data, g, gx) and g.stride(0) == gx.stride(0):
+                gT, g_offset = operators.affine_backward(gx if needs_gx else None, data, g, T, mean)
                 return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset, None
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
             for piece, cotangent, image in _pieces(data, g, gx):
@@ -201,6 +204,19 @@ class _Affine(Function):
             for tensor, dim, axis in zip(tensors, in_dims[:-1], (1, 1, 0, 0, 0), strict=True)
         ]
         return _Affine.call(*folded, layout.widened(info.batch_size)).unflatten(1, (info.batch_size, -1)), 1
+
+
+def _in_one_pass(*arrays: Tensor) -> bool:
+    """Whether arrays ``(B, G, d, M)`` suit the operators: real, on a CPU with the kernel, images contiguous each."""
+    _, _, d, M = arrays[0].shape
+    return (
+        native.available()
+        and 0 < d <= MOST_CHANNELS
+        and all(
+            x.dtype in (torch.float32, torch.float64) and x.is_cpu and x.numel() > 0 and x.stride()[1:] == (d * M, M, 1)
+            for x in arrays
+        )
+    )
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

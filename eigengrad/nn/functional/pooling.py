@@ -24,7 +24,7 @@ def pool_covariance(
     function: str | float = "sqrtm",
     eps: float = 1e-4,
     *,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     errors: str = "raise",
 ) -> Tensor:
     r"""A function of each sample's covariance over its positions, as a vector.
@@ -94,7 +94,7 @@ def check_function(function: str | float) -> None:
         raise ValueError(f"function must be 'sqrtm', 'logm' or a finite exponent, got {function!r}")
 
 
-def _apply(A: Tensor, function: str | float, floor: float, solver: str | solvers.Solver) -> Tensor:
+def _apply(A: Tensor, function: str | float, floor: float, solver: solvers.Name | solvers.Solver) -> Tensor:
     if function == "logm":
         return logm(A, solver=solver)
     if isinstance(function, str):

@@ -44,7 +44,7 @@ def whiten(
     num_batches_tracked: Tensor | None = None,
     group_size: int | None = None,
     gradient: GradientRule | Unrolled | None = None,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
     errors: str = "raise",
 ) -> Tensor:
@@ -143,7 +143,7 @@ def evaluation_maps(
 
 
 def _inverse_root(
-    covariance: Tensor, eps: float, gradient: GradientRule | Unrolled | None, solver: str | solvers.Solver
+    covariance: Tensor, eps: float, gradient: GradientRule | Unrolled | None, solver: solvers.Name | solvers.Solver
 ) -> Tensor:
     """``(C + eps I)^(-1/2)``.
 
