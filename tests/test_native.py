@@ -62,7 +62,7 @@ def check(A: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", SIZES)
-def test_random_matrices(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_random_matrices(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """Over 100,000 for every dtype and set of instructions."""
     X = torch.randn(8_000 if n <= 9 else 200 if n <= 33 else 40, n, n, dtype=dtype, generator=generator)
     check(X + X.mT)
@@ -71,14 +71,14 @@ def test_random_matrices(n: int, dtype: torch.dtype, instructions: int, generato
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", LARGE)
-def test_large_matrices(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_large_matrices(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     X = torch.randn(2, n, n, dtype=dtype, generator=generator)
     check(torch.stack([*(X + X.mT), *(X @ X.mT), testing.hermitian(testing.spectrum("cluster", n)).to(dtype)]))
 
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("kind", [*testing.SPECTRA, "geometric_to_1e-30", "wilkinson", "alternating"])
-def test_spectra(kind: str, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_spectra(kind: str, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     for n in SIZES:
         members = []
         for scale in (1e-30, 1e-10, 1.0, 1e10, 1e30) * (12 if n <= 9 else 4 if n <= 33 else 1):
@@ -127,7 +127,7 @@ def test_extremes(n: int, dtype: torch.dtype, generator: torch.Generator) -> Non
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 8, 13, 17, 40, 100))
-def test_same_bits_everywhere(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_same_bits_everywhere(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """Whatever the size of the batch, the place in it, the neighbours and the number of threads."""
     X = torch.randn(150, n, n, dtype=dtype, generator=generator)
     X[::3] *= torch.logspace(-20, 20, 50, dtype=dtype)[:, None, None]

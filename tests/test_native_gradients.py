@@ -22,7 +22,7 @@ def gradients(function: Callable[[Tensor], Tensor], A: Tensor, G: Tensor) -> Ten
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", SIZES)
-def test_fused_roots(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_fused_roots(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """Values and gradients of the square roots, in single precision as close to double as torch's products are."""
     X = torch.randn(300, n, n + 3, dtype=torch.float64, generator=generator)
     A = X @ X.mT + 0.1 * torch.eye(n, dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_fused_root_at_its_floor() -> None:
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", SIZES)
-def test_fused_rules(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_fused_rules(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """The gradient of every rule against the same formula in torch's products."""
     X = torch.randn(150, n, n, dtype=dtype, generator=generator)
     A, gL = X + X.mT, torch.randn(150, n, dtype=dtype, generator=generator)

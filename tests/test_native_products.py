@@ -38,7 +38,7 @@ def layouts(G: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_against_torch(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_against_torch(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     real = dtype.to_real()
     for batch in (1, 3, 40):
         L, V = basis(batch, n, dtype, generator)
@@ -66,7 +66,7 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: int, generator:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [257, 300, 520])
-def test_large(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_large(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """Products in more than one step of their sums."""
     L, V = basis(2, n, dtype, generator)
     G = torch.randn(2, n, n, dtype=dtype, generator=generator)
@@ -107,7 +107,7 @@ RULES = (*map(eg.PowerIteration, (1, 2, 16, 19, 32)), *map(eg.Taylor, (0, 9, 30,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_series(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_series(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """The weights of a short series made in the kernel, against those that the rule gives."""
     real = dtype.to_real()
     for batch in (1, 40):
@@ -145,7 +145,7 @@ def errors_of_pairs(A: Tensor, L: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("spectrum", ["apart", "half clustered", "clustered", "tied"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: int, generator: torch.Generator) -> None:
+def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: str, generator: torch.Generator) -> None:
     """Eigenvectors that are off by many times the precision, and those of a cluster mixed at random."""
     wide, real = torch.complex128 if dtype.is_complex else torch.float64, torch.float64
     eps = torch.finfo(dtype).eps
@@ -170,7 +170,7 @@ def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: int, ge
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [3, 16, 24])
 def test_refine_leaves_neighbours_alone(
-    n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator
+    n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator
 ) -> None:
     """The bits of a matrix whose neighbours are apart, clustered or NaN, which takes other steps in each."""
     L = torch.linspace(1, 10, n, dtype=torch.float64).repeat(40, 1)
@@ -190,7 +190,7 @@ def test_refine_leaves_neighbours_alone(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     L, V = basis(3, 20, dtype, generator)
     A = (V * L.unsqueeze(-2)) @ V.mH
     values, vectors = products.refine(scale * A, by_columns(V))

@@ -129,7 +129,7 @@ def close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("name", PAIRS)
 def test_samples_of_torch(name: str, dtype: torch.dtype, check: str) -> None:
     found = samples(name, dtype, few=check.startswith(("linearize", "make_fx")))

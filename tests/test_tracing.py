@@ -206,7 +206,7 @@ def test_jacobian_by_forward_mode(name: str) -> None:
 
 
 @every_function_of_matrices
-@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_same_bits_under_vmap(name: str, dtype: torch.dtype, n: int, batch: int) -> None:
@@ -230,7 +230,7 @@ def test_same_bits_under_vmap(name: str, dtype: torch.dtype, n: int, batch: int)
 
 
 @every_function_of_matrices
-@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("dtype", REAL)
 def test_same_bits_of_the_gradient_inside_vmap(name: str, dtype: torch.dtype) -> None:
     A = positive_definite(64, 3, 3, dtype=dtype)
     weights = [torch.randn(result.shape[1:], dtype=dtype) for result in FUNCTIONS[name](A)]
