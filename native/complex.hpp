@@ -94,6 +94,15 @@ EIGENGRAD_INLINE V largest_plane(V x) { return abs(x); }
 template <class V>
 EIGENGRAD_INLINE V largest_plane(Complex<V> x) { return max(abs(x.re), abs(x.im)); }
 
+// A number of modulus 1 without the rounding errors of its modulus.
+template <class V>
+EIGENGRAD_INLINE V normalised(V x) { return x; }
+template <class V>
+EIGENGRAD_INLINE Complex<V> normalised(Complex<V> x) {
+    using T = typename V::scalar;
+    return fma(V(T(-0.5)) * dot(x, x, V(T(-1))), x, x);
+}
+
 // x = m unit for a real m: x itself and 1, or of complex numbers the modulus, where its square keeps its digits, else 0.
 template <class V>
 EIGENGRAD_INLINE V polar(V x, V& unit) {
@@ -106,17 +115,8 @@ EIGENGRAD_INLINE V polar(Complex<V> x, Complex<V>& unit) {
     const V one(T(1)), square = dot(x, x, V(T(0)));
     const auto large = square > V(Limits<T>::square);
     const V modulus = sqrt(select(large, square, one)), inverse = one / modulus;
-    unit = select(large, inverse * x, Complex<V>(one));
+    unit = select(large, normalised(inverse * x), Complex<V>(one));
     return select(large, modulus, V(T(0)));
-}
-
-// A number of modulus 1 without the rounding errors of its modulus.
-template <class V>
-EIGENGRAD_INLINE V normalised(V x) { return x; }
-template <class V>
-EIGENGRAD_INLINE Complex<V> normalised(Complex<V> x) {
-    using T = typename V::scalar;
-    return fma(V(T(-0.5)) * dot(x, x, V(T(-1))), x, x);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -82,8 +82,10 @@ void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, cons
 template <class M, class T = typename M::T>
 void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspace with) {
     Memory<M> memory(with, 6, 2, n, count);
-    M v = memory.matrix(), vh = memory.matrix(), g = memory.matrix(), p = memory.matrix(), other = memory.matrix();
-    const auto w = memory.real_matrix();
+    M v = memory.matrix(), vh = memory.matrix(), g = memory.matrix(), p = memory.matrix();
+    auto again = memory;
+    const M other = memory.matrix();
+    const auto w = (M::one_by_one ? again : memory).real_matrix();  // Lanes::weigh needs no other memory
     const bool hermitian = arguments.of_function();
     vh.load(arguments.vectors, true);
     v.set_adjoint(vh);

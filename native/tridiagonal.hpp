@@ -100,7 +100,7 @@ void tridiagonalise(E* __restrict a, int n, int ld, V* __restrict d, V* __restri
         V inverse = select(reflected, V(1) / select(reflected, half, V(1)), V(0));
         scale[i] = inverse;
         e[i - 1] = select(reflected, -copysign(length, alpha), alpha);
-        x[i - 1] = fma(copysign(length, alpha), unit, x[i - 1]);
+        x[i - 1] = (alpha + copysign(length, alpha)) * unit;
         phase[i - 1] = normalised(unit * phase[i]);
 
         int j = 0;
