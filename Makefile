@@ -28,6 +28,7 @@ benchmarks: $(VENV)/.lab
 	for dtype in float32 float64; do for threads in 1 2; do \
 		$(VENV)/bin/python -m benchmarks.native $$dtype $$threads || exit 1; done; done
 	$(VENV)/bin/python -m benchmarks.native
+	$(VENV)/bin/python -m benchmarks.calls --instructions
 
 $(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*.hpp native/*.cpp)
 	$(PYTHON) -m venv $(VENV)

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from benchmarks.timing import claim, report
-from eigengrad_lab import train as training
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.data import ImageData
 from eigengrad_lab.models import build
+from eigengrad_lab.runs.execution import Recording, train
 from eigengrad_lab.training import Training
 
 IMAGES, TESTS = 2560, 128
@@ -73,7 +73,7 @@ def paired_steps(config: RunConfig, data: ImageData, root: Path) -> list[tuple[f
 
     Training.run_epoch = timed  # type: ignore[method-assign]
     try:
-        training.train(config, data, training.Recording(root))
+        train(config, data, Recording(root))
     finally:
         Training.run_epoch = run_epoch  # type: ignore[method-assign]
     return seconds[1:]

@@ -1,5 +1,6 @@
 """The laboratory: reproduces the tables and figures of Wang et al., *Backpropagation-Friendly Eigendecomposition*.
 
-Reading order: config (one training, as a value), recipes (the paper's tables as lists of trainings), data, models,
-train, records, engine, report. Nothing heavy is imported here, so that ``eigengrad --help`` answers at once.
+Reading order: config (one training, as a value), recipes (the paper's tables and figures as values), data, models,
+training, runs (records, and many trainings), report, cli. Nothing heavy is imported here, so that ``eigengrad --help``
+answers at once.
 """

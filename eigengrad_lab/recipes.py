@@ -1,47 +1,44 @@
-"""The paper's tables and figures as lists of trainings, and the recipes they can be trained by.
+"""The paper's tables and figures as values, and the recipes that their trainings follow.
+
+:data:`EXPERIMENTS` is the one place where a table or figure stands: its command, the trainings it is made of, and its
+section of a report follow from the entry. Free of torch, so that the command line can be parsed without it.
 
 Source of every figure: Wang et al., *Backpropagation-Friendly Eigendecomposition*, NeurIPS 2019, section 4.
 """
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from eigengrad_lab.config import Method, RunConfig, UsageError
 
 __all__ = [
-    "DENOISING",
-    "ENERGIES",
+    "EXPERIMENTS",
     "GROUP_SIZES",
     "ITERATIONS",
     "PRESETS",
     "RANK",
-    "RANKS",
-    "WHITENING",
-    "ExperimentName",
+    "Denoising",
+    "Experiment",
     "PresetName",
-    "denoising",
+    "Sweeps",
+    "Variation",
+    "Whitening",
     "grid",
     "milestones",
-    "sweeps",
-    "whitening",
 ]
 
+METHODS: tuple[Method, ...] = ("svd", "pi", "ours", "closed-form", "batchnorm")
+"""What Tables 1 and 2 compare: the paper's systems and baseline, and the closed form."""
 GROUP_SIZES = (4, 8, 16, 32, 64)
 """The paper's d, Table 1."""
-WHITENING: tuple[Method, ...] = ("svd", "pi", "ours", "closed-form", "batchnorm")
-DENOISING: tuple[Method, ...] = ("svd", "pi", "ours", "closed-form", "batchnorm")
 RANK = 16
 """Eigenvectors kept of 64, Table 2."""
-ENERGIES = (0.85, 0.9, 0.95, 0.99, 0.995, 1.0)
-RANKS = (2, 4, 8, 16, 32)
-ITERATIONS = (1, 2, 4, 9, 14, 19, 29)
-"""The three panels of Figure 3."""
+ITERATIONS = RunConfig.iterations
+"""Power iterations, everywhere but in Figure 3."""
 
-ExperimentName = Literal["table1", "figure1", "table2", "figure2", "figure3"]
-"""What of the paper is made of trainings."""
 PresetName = Literal["demo", "short", "paper"]
-
-
 PRESETS: dict[PresetName, int] = {"demo": 10, "short": 35, "paper": 350}
 """Epochs: seconds a run on the digits; the paper's schedule, ten times shorter; the paper's schedule.
 
@@ -52,12 +49,182 @@ Choice = dict[str, Any]
 """The fields of a :class:`RunConfig` that say which extra layer is trained."""
 
 
+class Variation(ABC):
+    """What an experiment varies: a frozen dataclass whose fields are options of the experiment's command."""
+
+    @abstractmethod
+    def choices(self) -> list[Choice]:
+        """Every extra layer that is trained."""
+
+    @staticmethod
+    @abstractmethod
+    def shows(config: RunConfig) -> bool:
+        """Whether a recorded run belongs in the experiment's section of a report."""
+
+    @staticmethod
+    def is_reason_for(config: RunConfig) -> bool:
+        """Whether such a run is enough for a section; the baseline alone is not."""
+        return config.layer is not None
+
+
+@dataclass(frozen=True)
+class Whitening(Variation):
+    """Every method at every group size; the batchnorm baseline, which has no group size, once."""
+
+    methods: tuple[Method, ...] = METHODS
+    """svd, pi, ours, closed-form, batchnorm, qr."""
+    group_sizes: tuple[int, ...] = GROUP_SIZES
+    """The paper's d, between 1 and 64."""
+
+    def choices(self) -> list[Choice]:
+        """Method by method."""
+        return [
+            choice
+            for method in _known(self.methods)
+            for choice in (
+                [_baseline()]
+                if method == "batchnorm"
+                else [{"layer": "zca", "method": method, "group_size": d} for d in sorted(set(self.group_sizes))]
+            )
+        ]
+
+    @staticmethod
+    def shows(config: RunConfig) -> bool:
+        """Whitening and the baseline."""
+        return config.layer in ("zca", None) and config.iterations == ITERATIONS
+
+
+@dataclass(frozen=True)
+class Denoising(Variation):
+    """Every method on the leading ``rank`` eigenvectors, and the batchnorm baseline."""
+
+    methods: tuple[Method, ...] = METHODS
+    """svd, pi, ours, closed-form, batchnorm, qr."""
+    rank: int = RANK
+    """How many eigenvectors are kept, of 64."""
+
+    def choices(self) -> list[Choice]:
+        """Method by method."""
+        return [
+            _baseline() if method == "batchnorm" else {"layer": "pca", "method": method, "rank": self.rank}
+            for method in _known(self.methods)
+        ]
+
+    @staticmethod
+    def shows(config: RunConfig) -> bool:
+        """Denoising with the paper's rank, and the baseline."""
+        return (config.rank == RANK or config.layer is None) and config.iterations == ITERATIONS
+
+
+@dataclass(frozen=True)
+class Sweeps(Variation):
+    """The paper's method over preserved information, number of eigenvectors, and number of power iterations."""
+
+    energies: tuple[float, ...] = (0.85, 0.9, 0.95, 0.99, 0.995, 1.0)
+    """Shares of the spectrum to keep, up to 1."""
+    ranks: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Numbers of eigenvectors to keep."""
+    iterations: tuple[int, ...] = (1, 2, 4, 9, 14, 19, 29)
+    """Numbers of power iterations."""
+
+    def choices(self) -> list[Choice]:
+        """Sweep by sweep."""
+        ours: Choice = {"layer": "pca", "method": "ours"}
+        return [
+            *({**ours, "energy": energy} for energy in self.energies),
+            *({**ours, "rank": rank} for rank in self.ranks),
+            *({**ours, "rank": RANK} | ({} if T == ITERATIONS else {"iterations": T}) for T in self.iterations),
+        ]
+
+    @staticmethod
+    def shows(config: RunConfig) -> bool:
+        """Denoising by the paper's method."""
+        return config.layer == "pca" and config.method == "ours"
+
+    @staticmethod
+    def is_reason_for(config: RunConfig) -> bool:
+        """Any but the point that stands in Table 2 too."""
+        return not Denoising.shows(config)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of the paper that is made of trainings."""
+
+    name: str
+    """Of its command, of its files, and of its layout in ``report.sections``."""
+    title: str
+    """Of its section in a report."""
+    about: str
+    """The help text of its command: what it reproduces, and an example."""
+    varied: Variation
+    """What it varies, with the values that it takes by default."""
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "table1",
+            "Table 1: ZCA whitening",
+            """Reproduce Table 1: ZCA whitening by each method at each group size.
+
+            Trains what is not yet done, prints the table, and writes it with training curves and a report.html
+            below --output. Interrupt it at will: the same command goes on from there.
+
+            Example: eigengrad reproduce table1 --data ~/cifar10 --model small --epochs 5 --train-images 5000 --seeds 2
+            """,
+            Whitening(),
+        ),
+        Experiment(
+            "figure1",
+            "Figure 1: training loss with ZCA whitening",
+            """Reproduce Figure 1: training loss of whitening, power iteration against the paper's method.
+
+            Example: eigengrad reproduce figure1 --group-sizes 4 8 16
+            """,
+            Whitening(("pi", "ours"), (4, 8)),
+        ),
+        Experiment(
+            "table2",
+            "Table 2: PCA denoising",
+            """Reproduce Table 2: PCA denoising by each method, against batch normalisation.
+
+            Example: eigengrad reproduce table2 --seeds 5
+            """,
+            Denoising(),
+        ),
+        Experiment(
+            "figure2",
+            "Figure 2: training loss with PCA denoising",
+            """Reproduce Figure 2: training loss of denoising, power iteration, batch normalisation and the
+            paper's method.
+
+            Example: eigengrad reproduce figure2 --seeds 2
+            """,
+            Denoising(("pi", "ours", "batchnorm")),
+        ),
+        Experiment(
+            "figure3",
+            "Figure 3: PCA denoising over its settings",
+            """Reproduce Figure 3: error of denoising over preserved information, eigenvectors kept, and power
+            iterations.
+
+            Example: eigengrad reproduce figure3 --seeds 2 --energies 0.9 0.99 --ranks 4 16
+            """,
+            Sweeps(),
+        ),
+    )
+}
+"""By name, in the order of a report."""
+
+
 def milestones(epochs: int) -> tuple[int, ...]:
     """The paper's 100, 200 and 300 of 350 epochs, scaled."""
     return tuple(round(epochs * share / 7) for share in (2, 4, 6))
 
 
-def grid(choices: Iterable[Choice], *, seeds: int, epochs: int, **common: Any) -> list[RunConfig]:
+def grid(varied: Variation, *, seeds: int, epochs: int, **common: Any) -> list[RunConfig]:
     """Every choice of the extra layer, ``seeds`` times; ``common`` are the fields that all runs share.
 
     Seeds are the outer loop, so that a table interrupted half-way has something in every cell.
@@ -67,41 +234,8 @@ def grid(choices: Iterable[Choice], *, seeds: int, epochs: int, **common: Any) -
     if epochs < 1:
         raise UsageError(f"--epochs must be at least 1, got {epochs}")
     common |= {"epochs": epochs, "milestones": milestones(epochs)}
-    unique = list({tuple(choice.items()): choice for choice in choices}.values())
+    unique = list({tuple(choice.items()): choice for choice in varied.choices()}.values())
     return [RunConfig(**common, **choice, seed=seed) for seed in range(seeds) for choice in unique]
-
-
-def whitening(methods: Sequence[Method], group_sizes: Sequence[int]) -> list[Choice]:
-    """Table 1 and Figure 1: every method at every group size; the batchnorm baseline, which has no d, once."""
-    return [
-        choice
-        for method in _known(methods)
-        for choice in (
-            [_baseline()]
-            if method == "batchnorm"
-            else [{"layer": "zca", "method": method, "group_size": d} for d in sorted(set(group_sizes))]
-        )
-    ]
-
-
-def denoising(methods: Sequence[Method], rank: int = RANK) -> list[Choice]:
-    """Table 2 and Figure 2: every method on the leading ``rank`` eigenvectors, and the batchnorm baseline."""
-    return [
-        _baseline() if method == "batchnorm" else {"layer": "pca", "method": method, "rank": rank}
-        for method in _known(methods)
-    ]
-
-
-def sweeps(
-    energies: Sequence[float] = ENERGIES, ranks: Sequence[int] = RANKS, iterations: Sequence[int] = ITERATIONS
-) -> list[Choice]:
-    """Figure 3: the paper's method over preserved information, number of eigenvectors, and power iterations."""
-    ours: Choice = {"layer": "pca", "method": "ours"}
-    return [
-        *({**ours, "energy": energy} for energy in energies),
-        *({**ours, "rank": rank} for rank in ranks),
-        *({**ours, "rank": RANK} | ({} if T == 19 else {"iterations": T}) for T in iterations),
-    ]
 
 
 def _baseline() -> Choice:

@@ -1,4 +1,4 @@
-"""The state of one training, between any two steps: network, optimiser, random stream, and what has been measured.
+"""One training as a state between any two steps: network, optimiser, random stream, and what has been measured.
 
 Losses and gradient norms stay on the device during an epoch; they are looked at once it is over, so that the host never
 waits for a step.
@@ -7,6 +7,7 @@ waits for a step.
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ from torch import Tensor, nn
 
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.data import ImageData, draw_crops
+from eigengrad_lab.distributed import ONE_PROCESS, Processes
 from eigengrad_lab.models import build
-from eigengrad_lab.records import EpochMetrics, Result
-from eigengrad_lab.team import ALONE, Team
 
-__all__ = ["GUESS_SHARE", "PATIENCE", "Training"]
+__all__ = ["GUESS_SHARE", "PATIENCE", "EpochMetrics", "Result", "Training"]
 
 EVALUATION_BATCH = 512
 GUESS_SHARE = 0.95
@@ -27,24 +27,62 @@ PATIENCE = 3
 there for this many epochs in a row. A network whose weights one huge gradient has scattered stays there."""
 
 
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One line of ``metrics.jsonl``."""
+
+    epoch: int
+    """Epochs completed, counted from 1."""
+    step: int
+    """Steps completed since the start of the run."""
+    train_loss: float
+    """Mean cross-entropy of the epoch's mini-batches, in nats, or of those before the failure."""
+    test_error_pct: float
+    learning_rate: float
+    largest_gradient_norm: float
+    """Largest total gradient norm over the epoch's steps."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. A run that failed is a result like any other."""
+
+    succeeded: bool
+    test_error_pct: float | None
+    """Error of the last epoch; ``None`` for a run that failed."""
+    failed_at_step: int | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.succeeded != (self.test_error_pct is not None and math.isfinite(self.test_error_pct)):
+            raise ValueError(f"a run has an error if it succeeded, and only then, got {self.test_error_pct}")
+
+    def __str__(self) -> str:
+        if self.succeeded:
+            return f"{self.test_error_pct:.2f}% test error"
+        return f"failed at step {self.failed_at_step}: {self.reason}"
+
+
 class Training:
     """One run at some step.
 
     Args:
         config: what to train.
         data: its images, on the device to train on.
-        team: the processes that share each batch.
+        processes: those that share each batch.
 
     Raises:
-        UsageError: if a batch is too small for the team.
+        UsageError: if a batch is too small for them.
     """
 
-    def __init__(self, config: RunConfig, data: ImageData, team: Team = ALONE) -> None:
+    def __init__(self, config: RunConfig, data: ImageData, processes: Processes = ONE_PROCESS) -> None:
         device = data.train_images.device
-        self.config, self.data, self.team = config, data, team
+        self.config, self.data, self.processes = config, data, processes
         smallest = len(data.train_labels) % config.batch_size or config.batch_size
-        if smallest // team.size < min(2, smallest):
-            raise UsageError(f"the smallest batch has {smallest} images, too few for {team.size} processes")
+        if smallest // processes.size < min(2, smallest):
+            raise UsageError(f"the smallest batch has {smallest} images, too few for {processes.size} processes")
         self.mean, self.std = data.moments()
         self.generator = torch.Generator(device).manual_seed(config.seed)  # order, crops, random starts
         torch.manual_seed(config.seed)  # initial weights
@@ -53,9 +91,9 @@ class Training:
             image_channels=data.train_images.shape[1],
             classes=data.classes,
             generator=self.generator,
-            process_group=team.process_group,
+            process_group=processes.process_group,
         ).to(device)
-        self.model = team.spread(self.network, device)
+        self.model = processes.parallelised(self.network, device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -104,7 +142,7 @@ class Training:
             yield
 
     def end_epoch(self) -> Result | None:
-        """Evaluate and judge; a result if the run is over."""
+        """Evaluate, and record the epoch; a result if the run is over."""
         epoch, device = self.epoch + 1, self.data.train_labels.device
         measured = torch.stack(self.trace) if self.trace else torch.zeros(0, 2, device=device)
         finite = measured.isfinite()
@@ -124,38 +162,38 @@ class Training:
             )
         )
         self._begin_epoch()
-        return self._failed(step + 1, failure) if failure else self._judge()
+        return self._failed(step + 1, failure) if failure else self._outcome()
 
     def _step(self, chosen: Tensor) -> Tensor:
         """One step of SGD on the chosen images. Loss and gradient norm, ``(2,)``, on the device."""
-        data, share, count = self.data, self.team.share(len(chosen)), len(chosen)
+        data, share, count = self.data, self.processes.share(len(chosen)), len(chosen)
         crops = draw_crops(count, *data.train_images.shape[2:], pad=data.pad, flip=data.flip, generator=self.generator)
         own = chosen[share]
         images = self._standardised(crops[share].of(data.train_images[own], data.pad))
         losses = nn.functional.cross_entropy(self.model(images), data.train_labels[own], reduction="sum")
-        loss = losses * (self.team.size / count)
+        loss = losses * (self.processes.size / count)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         self.optimizer.step()
-        return torch.stack([self.team.total(loss.detach()) / self.team.size, norm])
+        return torch.stack([self.processes.sum(loss.detach()) / self.processes.size, norm])
 
     @torch.no_grad()
     def _evaluate(self) -> float:
-        """Error on the test images, in percent; each process of a team takes every so many batches."""
-        self.team.share_buffers(self.network)
+        """Error on the test images, in percent; the processes take the batches in turn."""
+        self.processes.broadcast_buffers(self.network)
         self.network.eval()
         images, labels = self.data.test_images, self.data.test_labels
         wrong = torch.zeros((), dtype=torch.long, device=labels.device)
         batches = list(zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True))
-        for batch, expected in batches[self.team.rank :: self.team.size]:
+        for batch, expected in batches[self.processes.rank :: self.processes.size]:
             wrong += (self.network(self._standardised(batch)).argmax(dim=1) != expected).sum()
-        return 100 * self.team.total(wrong).item() / len(labels)
+        return 100 * self.processes.sum(wrong).item() / len(labels)
 
     def _standardised(self, images: Tensor) -> Tensor:
         return (images.float() - self.mean) / self.std
 
-    def _judge(self) -> Result | None:
+    def _outcome(self) -> Result | None:
         """The result after an epoch, or ``None`` for a run that goes on."""
         last = self.metrics[-1]
         ended = self.epoch == self.config.epochs
@@ -174,7 +212,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on."""
         return {
-            "metrics": [vars(epoch) for epoch in self.metrics],
+            "metrics": [asdict(epoch) for epoch in self.metrics],
             "order": self.order,
             "trace": torch.stack(self.trace) if self.trace else None,
             "seconds": self.seconds_before + time.monotonic() - self.started,

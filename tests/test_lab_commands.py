@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from eigengrad_lab.__main__ import main
+from eigengrad_lab.recipes import EXPERIMENTS
 
 TINY = ["--epochs", "2", "--train-images", "130", "--test-images", "100", "--workers", "1"]
 
@@ -42,7 +44,8 @@ def test_help_answers_without_torch() -> None:
         "heavy = {'torch', 'numpy', 'datasets', 'sklearn', 'matplotlib', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for command in (["reproduce", "table1"], ["reproduce", "analysis"], ["train"], ["status"], ["report"]):
+    reproduce = [["reproduce", name] for name in (*EXPERIMENTS, "analysis")]
+    for command in (*reproduce, ["train"], ["status"], ["report"]):
         answer = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         assert f"Example: eigengrad {' '.join(command)}" in answer.stdout
@@ -187,9 +190,8 @@ def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        while not (list(tmp_path.glob("trainings/zca-svd-*/result.json")) and _step(tmp_path, "zca-ours-*") > 12):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
+        wait_until(lambda: any(tmp_path.glob("trainings/zca-svd-*/result.json")), during=process)
+        wait_until(lambda: _step(tmp_path, "zca-ours-*") > 12, during=process)
         os.killpg(process.pid, signal.SIGTERM)
         _, error = process.communicate(timeout=60)
     finally:

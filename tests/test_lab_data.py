@@ -94,8 +94,8 @@ def test_augment(flip: bool) -> None:
 @pytest.mark.parametrize("method", ["svd", "pi", "ours", "closed-form", "batchnorm", "qr"])
 @pytest.mark.parametrize("layer", ["zca", "pca"])
 def test_models(model: Model, method: Method, layer: str) -> None:
-    choices = recipes.whitening([method], [4]) if layer == "zca" else recipes.denoising([method], 4)
-    config = recipes.grid(choices, data="x", model=model, epochs=7, seeds=1)[0]
+    varied = recipes.Whitening((method,), (4,)) if layer == "zca" else recipes.Denoising((method,), 4)
+    config = recipes.grid(varied, data="x", model=model, epochs=7, seeds=1)[0]
     torch.manual_seed(0)
     network = models.build(config, image_channels=3, classes=10, generator=torch.Generator().manual_seed(0))
     x = torch.randn(8, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Whatever ends a run early, the same call goes on to the same figures."""
+"""A run that ends early, for any reason, goes on at the same call and ends with the same figures."""
 
 import multiprocessing
 import os
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import wait_for_step, wait_until
 
 from eigengrad_lab import data
-from eigengrad_lab import train as training
-from eigengrad_lab.checkpoints import Checkpoints
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.records import RunRecord
-from eigengrad_lab.train import Interrupted, Recording, train
+from eigengrad_lab.runs import execution
+from eigengrad_lab.runs.checkpoints import Checkpoints
+from eigengrad_lab.runs.execution import Interrupted, Recording, train
+from eigengrad_lab.runs.records import RunRecord
 
 CONFIG = RunConfig(
     data="digits", model="small", method="pi", group_size=4, seed=0, epochs=2, batch_size=32, train_images=300
@@ -79,13 +80,6 @@ def finish(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def test_killed_again_and_again(digits: data.ImageData, whole: Figures, tmp_path: Path) -> None:
     """SIGKILL at many moments, while records are written all the time: each attempt goes on from the last."""
     record = RunRecord(tmp_path, CONFIG)
@@ -101,7 +95,7 @@ def test_killed_again_and_again(digits: data.ImageData, whole: Figures, tmp_path
 
     for attempt in range(6):
         process = start(tmp_path, digits)
-        wait_for(lambda process=process: has_gone_on(process))
+        wait_until(lambda process=process: has_gone_on(process))
         time.sleep(0.005 * attempt)
         process.kill()
         finish(process)
@@ -117,7 +111,7 @@ def test_terminated(digits: data.ImageData, whole: Figures, tmp_path: Path) -> N
     """SIGTERM: the state is saved, and the process says so by its exit code."""
     process = start(tmp_path, digits)
     record = RunRecord(tmp_path, CONFIG)
-    wait_for(lambda: (position := record.position()) is not None and position.step > 0)
+    wait_for_step(record, 1)
     process.terminate()
     assert finish(process) == 75
     assert record.result() is None
@@ -181,7 +175,7 @@ def test_two_writers(digits: data.ImageData, whole: Figures, tmp_path: Path) -> 
     """Two processes asked for one run: one trains, the other waits and finds the result."""
     processes = [start(tmp_path, digits), start(tmp_path, digits)]
     record = RunRecord(tmp_path, CONFIG)
-    wait_for(record.is_claimed)
+    wait_until(record.is_claimed)
     assert [finish(process) for process in processes] == [0, 0]
     assert not record.is_claimed()
     assert figures(tmp_path) == whole
@@ -192,7 +186,7 @@ def test_a_defect_is_noted(digits: data.ImageData, tmp_path: Path, monkeypatch: 
         raise OSError("disk on fire")
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "Training", fail)
+        patched.setattr(execution, "Training", fail)
         with pytest.raises(OSError, match="disk on fire"):
             train(CONFIG, digits, Recording(tmp_path))
     record = RunRecord(tmp_path, CONFIG)

@@ -1,4 +1,4 @@
-"""Many runs at once: worker processes here, tasks of a Ray cluster, and what becomes of a worker that dies."""
+"""Many runs at once: worker processes here, tasks of a Ray cluster, and workers that die."""
 
 import dataclasses
 import os
@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import wait_for_step
 
-from eigengrad_lab import data, engine
+from eigengrad_lab import data
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.records import Result, RunRecord
-from eigengrad_lab.train import Recording, train
+from eigengrad_lab.runs import engines
+from eigengrad_lab.runs.execution import Recording, train
+from eigengrad_lab.runs.records import RunRecord
+from eigengrad_lab.training import Result
 
 BASE = RunConfig(data="digits", model="small", method="ours", group_size=16, seed=0, epochs=6, train_images=400)
 CONFIGS = [BASE, dataclasses.replace(BASE, seed=1), dataclasses.replace(BASE, method="svd", group_size=64)]
@@ -37,8 +40,7 @@ def kill_the_first_worker(root: Path, resumed: list[int]) -> threading.Thread:
     record = RunRecord(root, BASE)
 
     def kill() -> None:
-        while (position := record.position()) is None or position.step < 4:
-            time.sleep(0.01)
+        position = wait_for_step(record, 4)
         os.kill(position.process, signal.SIGKILL)
         while record.result() is None:
             after = record.position()
@@ -59,10 +61,10 @@ def test_a_worker_is_killed(name: str, digits: data.ImageData, whole: list[Resul
         pytest.importorskip("ray")
     warnings: list[str] = []
     recording = Recording(tmp_path, checkpoint_seconds=0)
-    work = engine.Work(CONFIGS, digits, recording, torch.device("cpu"), 2, warnings.append)
+    work = engines.Work(CONFIGS, digits, recording, torch.device("cpu"), 2, warnings.append)
     resumed: list[int] = []
     killer = kill_the_first_worker(tmp_path, resumed)
-    ended = list(engine.by_name(name)(work))
+    ended = list(engines.by_name(name)(work))
     killer.join(10)
     assert sorted(config.identity for config, _ in ended) == sorted(config.identity for config in CONFIGS)
     outcomes = {config.identity: outcome for config, outcome in ended}
@@ -75,17 +77,16 @@ def test_a_worker_is_killed(name: str, digits: data.ImageData, whole: list[Resul
 
 
 def test_an_interrupted_engine_saves(digits: data.ImageData, tmp_path: Path) -> None:
-    """Whoever has had enough of the iterator closes it; runs on their way keep their state."""
+    """Closing its iterator stops it; runs on their way save their state."""
     long = dataclasses.replace(BASE, epochs=500)
-    work = engine.Work(
+    work = engines.Work(
         [CONFIGS[2], long], digits, Recording(tmp_path), torch.device("cpu"), 2, warn=lambda message: None
     )
-    runs = engine.by_name("local")(work)
+    runs = engines.by_name("local")(work)
     config, _ = next(runs)  # the one that fails at once
     assert config == CONFIGS[2]
     record = RunRecord(tmp_path, long)
-    while (position := record.position()) is None or position.step == 0:
-        time.sleep(0.05)
+    wait_for_step(record, 1)
     runs.close()
     assert record.result() is None
     assert (record.folder / "checkpoint.pt").exists()
@@ -94,16 +95,16 @@ def test_an_interrupted_engine_saves(digits: data.ImageData, tmp_path: Path) -> 
 
 def test_a_defect_breaks_one_run(digits: data.ImageData, tmp_path: Path) -> None:
     (tmp_path / CONFIGS[1].identity).write_text("in the way")
-    work = engine.Work(CONFIGS, digits, Recording(tmp_path), torch.device("cpu"), 1, warn=lambda message: None)
-    outcomes = {config.identity: outcome for config, outcome in engine.by_name("local")(work)}
+    work = engines.Work(CONFIGS, digits, Recording(tmp_path), torch.device("cpu"), 1, warn=lambda message: None)
+    outcomes = {config.identity: outcome for config, outcome in engines.by_name("local")(work)}
     broken = outcomes.pop(CONFIGS[1].identity)
-    assert isinstance(broken, engine.Broken)
+    assert isinstance(broken, engines.Broken)
     assert broken.reason.startswith("FileExistsError")
     assert all(isinstance(outcome, Result) for outcome in outcomes.values())
 
 
 def test_names() -> None:
     with pytest.raises(UsageError, match="--engine must be local or ray, got 'slurm'"):
-        engine.by_name("slurm")
+        engines.by_name("slurm")
     with pytest.raises(UsageError, match="--address is that of a Ray cluster"):
-        engine.by_name("local", "10.0.0.1:6379")
+        engines.by_name("local", "10.0.0.1:6379")

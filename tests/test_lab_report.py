@@ -13,10 +13,12 @@ from PIL import Image
 
 from eigengrad_lab import paper, recipes
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.records import EpochMetrics, Result, RunRecord
-from eigengrad_lab.report import analysis, claims, grid, rebuild, sections, write_analysis, write_report
+from eigengrad_lab.report import analysis, claims, grid, sections
 from eigengrad_lab.report.grid import Cell
 from eigengrad_lab.report.runs import Run, setting_name
+from eigengrad_lab.report.write import rebuild, write_analysis, write_report
+from eigengrad_lab.runs.records import RunRecord
+from eigengrad_lab.training import EpochMetrics, Result
 
 BASE = RunConfig(data="digits", model="small", method="ours", group_size=8, seed=0, epochs=2)
 GOOD, FAILED = Result(True, 2.5, seconds=1.0), Result(False, None, 3, "gradient is not finite", 1.0)
@@ -93,6 +95,10 @@ def test_files_and_page(tmp_path: Path) -> None:
     assert "missing" not in (folder / "table1.md").read_text()  # of what was never begun, records know nothing
 
 
+def test_every_experiment_has_a_layout() -> None:
+    assert list(sections.LAYOUTS) == list(recipes.EXPERIMENTS)
+
+
 def test_what_is_no_part_of_one_table_has_a_folder_of_its_own() -> None:
     """Another test set, schedule or recipe is another setting; another seed or method is not."""
     base = dataclasses.replace(BASE, epochs=7, milestones=recipes.milestones(7))
@@ -123,7 +129,7 @@ def cells(**errors: list[float]) -> dict[tuple[str, str], Cell]:
 
 
 def test_claims_of_whitening() -> None:
-    """Every verdict can be had."""
+    """Every verdict occurs."""
     everything = cells(ours_8=[2.0, 2.2], ours_64=[2.1, 2.3], svd_8=[], svd_64=[], pi_32=[3.0], pi_64=[])
     verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
     assert verdicts == ["reproduced", "reproduced", "in part", "reproduced", "not shown"]
@@ -181,9 +187,9 @@ def test_a_picture_is_small_and_keeps_the_colours_of_its_lines() -> None:
 
 def test_sweeps() -> None:
     """Figure 3 from runs: each point in the panels it belongs to."""
-    configs = recipes.grid(recipes.sweeps(), data="digits", model="small", epochs=2, seeds=2)
+    configs = recipes.grid(recipes.Sweeps(), data="digits", model="small", epochs=2, seeds=2)
     runs = [Run(c, Result(True, 3.0 + 0.1 * c.seed + (2.0 if c.rank == 2 else 0.0)), [], {}) for c in configs]
-    section = sections.EXPERIMENTS["figure3"].show(runs)
+    section = sections.section_of("figure3", runs)
     rows = list(csv.DictReader(section.csv.splitlines()))
     assert len(rows) == 18
     assert all(row["runs"] == "2" for row in rows)
@@ -215,9 +221,8 @@ document.querySelector("iframe").onload = event => {
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_in_a_browser(width: int, tmp_path: Path) -> None:
-    """On a phone and on a desk: nothing sticks out of the page, every picture shows, nothing is loaded."""
-    configs = recipes.grid(recipes.whitening(recipes.WHITENING, recipes.GROUP_SIZES), data="digits", model="small",
-                           epochs=2, seeds=1)  # fmt: skip
+    """On a phone and on a desktop: nothing sticks out of the page, every picture shows, nothing is loaded."""
+    configs = recipes.grid(recipes.Whitening(), data="digits", model="small", epochs=2, seeds=1)
     for config in configs:
         record(tmp_path / "trainings", config, FAILED if config.method == "svd" else GOOD)
     write_report("table1", configs, tmp_path)

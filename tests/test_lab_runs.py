@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from eigengrad_lab import data, files, recipes
+from eigengrad_lab import data, recipes
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.records import Result, RunRecord, command_line, recorded_runs
-from eigengrad_lab.train import Recording, train
+from eigengrad_lab.runs import files
+from eigengrad_lab.runs.environment import command_line
+from eigengrad_lab.runs.execution import Recording, train
+from eigengrad_lab.runs.records import RunRecord, recorded_runs
+from eigengrad_lab.training import Result
 
 SHORT = RunConfig(
     data="digits", model="small", method="ours", group_size=16, seed=0, epochs=3, milestones=(2,), train_images=300
@@ -62,12 +65,12 @@ def test_learning_rate_schedule() -> None:
 
 def test_grids() -> None:
     common = {"data": "digits", "model": "small", "epochs": 10}
-    table1 = recipes.grid(recipes.whitening(recipes.WHITENING, recipes.GROUP_SIZES), seeds=2, **common)
+    table1 = recipes.grid(recipes.Whitening(), seeds=2, **common)
     assert len(table1) == 2 * (4 * 5 + 1)
     assert [config.seed for config in table1] == sorted(config.seed for config in table1)
-    table2 = recipes.grid(recipes.denoising(recipes.DENOISING), seeds=2, **common)
+    table2 = recipes.grid(recipes.Denoising(), seeds=2, **common)
     assert {config.rank for config in table2} == {16, None}
-    figure3 = recipes.grid(recipes.sweeps(), seeds=1, **common)
+    figure3 = recipes.grid(recipes.Sweeps(), seeds=1, **common)
     assert len(figure3) == 6 + 5 + 7 - 1  # rank 16 with 19 iterations stands in two panels
     shared = {config.identity for config in table1} & {config.identity for config in table2}
     assert len(shared) == 2  # the baseline, trained once for both tables
@@ -75,7 +78,7 @@ def test_grids() -> None:
     for grid in (table1, table2, figure3):
         assert len({config.identity for config in grid}) == len(grid)
     with pytest.raises(UsageError, match="known are svd, pi, ours"):
-        recipes.whitening(["adam"], [4])  # type: ignore[list-item]
+        recipes.Whitening(("adam",)).choices()  # type: ignore[arg-type]
 
 
 def test_a_run_leaves_its_records(digits: data.ImageData, tmp_path: Path) -> None:

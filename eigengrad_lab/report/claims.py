@@ -1,6 +1,6 @@
-"""What the paper claims, in our words, held against the runs at hand.
+"""What the paper claims, in our words, compared with recorded runs.
 
-Each claim has a rule that settles it from records: ``reproduced``, ``in part`` (at some settings), ``differs``, or
+Each claim has a rule that decides it from records: ``reproduced``, ``in part`` (at some settings), ``differs``, or
 ``not shown`` where the runs that could show it have not ended. A difference at a small scale does not refute the paper,
 which trained ResNet-18 for 350 epochs; it says what these runs show.
 """
@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eigengrad_lab.report.grid import Cell
+from eigengrad_lab.report.grid import Cell, Key
 from eigengrad_lab.report.runs import Run
 
-__all__ = ["Claim", "Verdict", "of_curves", "of_denoising", "of_sweeps", "of_whitening"]
+__all__ = ["Cells", "Claim", "Verdict", "of_curves", "of_denoising", "of_sweeps", "of_whitening"]
 
 Verdict = Literal["reproduced", "in part", "differs", "not shown"]
 JUMP = 0.05
 """Relative rise of the training loss within an epoch that counts as a jump."""
-Cells = Mapping[tuple[str, str], Cell]
+Cells = Mapping[Key, Cell]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def of_whitening(cells: Cells) -> list[Claim]:
         "pi": ("d = 16", "d = 32", "d = 64"),
     }  # the paper's zeros
     return [
-        _settled(
+        _claim(
             "The paper's method trains at every group size", [c.success_pct == 100 for c in ours.values()], _rates(ours)
         ),
         *(
@@ -74,7 +74,7 @@ def of_curves(panels: Mapping[str, Sequence[Run]]) -> list[Claim]:
     rises = {title: {m: _largest_rise(runs, m) for m in ("pi", "ours")} for title, runs in panels.items()}
     shown = {title: rise for title, rise in rises.items() if not any(map(math.isnan, rise.values()))}
     return [
-        _settled(
+        _claim(
             "The training loss of PI jumps where the paper's method falls smoothly",
             [rise["pi"] > max(rise["ours"], JUMP) for rise in shown.values()],
             "largest rise from one epoch to the next, median over runs: "
@@ -112,7 +112,7 @@ def _only(row: Mapping[str, Cell], name: str) -> dict[str, Cell]:
     return {name: row[name]} if name in row else {}
 
 
-def _settled(text: str, holds: Sequence[bool | None], evidence: str) -> Claim:
+def _claim(text: str, holds: Sequence[bool | None], evidence: str) -> Claim:
     """``None`` stands for a comparison within the noise."""
     if not holds:
         return Claim(text, "not shown", "no runs that could show it")
@@ -129,7 +129,7 @@ def _fails(text: str, row: Mapping[str, Cell]) -> Claim:
     rates = [cell.success_pct or 0.0 for cell in row.values()]
     if rates and any(rates) and any(rate < 100 for rate in rates):
         return Claim(text, "in part", _rates(row))
-    return _settled(text, [rate == 0 for rate in rates], _rates(row))
+    return _claim(text, [rate == 0 for rate in rates], _rates(row))
 
 
 def _compared(text: str, row: Mapping[str, Cell], other: Cell | None, *, strictly: bool = False) -> Claim:
@@ -140,7 +140,7 @@ def _compared(text: str, row: Mapping[str, Cell], other: Cell | None, *, strictl
     if other is None or other.mean is None:
         return Claim(text, "not shown", "no successful runs to compare with")
     holds = [_smaller(cell, other, strictly) for cell in row.values() if cell.mean is not None]
-    return _settled(text, holds, f"{_means(row)}, against {_mean(other)}")
+    return _claim(text, holds, f"{_means(row)}, against {_mean(other)}")
 
 
 def _smaller(cell: Cell, other: Cell, strictly: bool) -> bool | None:
@@ -160,7 +160,7 @@ def _spread(text: str, row: Mapping[str, Cell]) -> Claim:
     stds = [cell.std for cell in row.values() if cell.std is not None]
     if len(means) < 2 or not stds:
         return Claim(text, "not shown", "it takes two settings and two seeds")
-    return _settled(text, [max(means) - min(means) <= 2 * max(stds)], _means(row))
+    return _claim(text, [max(means) - min(means) <= 2 * max(stds)], _means(row))
 
 
 def _largest_rise(runs: Iterable[Run], method: str) -> float:

@@ -11,7 +11,7 @@ from rich.table import Table
 from eigengrad_lab.paper import PaperCell
 from eigengrad_lab.report.runs import METHODS, Run
 
-__all__ = ["Cell", "Grid", "Row", "aggregate", "as_csv", "as_markdown", "as_rich", "lay_out"]
+__all__ = ["Cell", "Grid", "Key", "Row", "aggregate", "as_csv", "as_markdown", "as_rich", "lay_out", "mean_and_std"]
 
 Key = tuple[str, str]
 """Method, and column."""
@@ -146,9 +146,14 @@ def _least(cell: Cell | PaperCell) -> str:
 
 
 def _mean(cell: Cell | PaperCell) -> str:
-    if cell.mean is None:
+    return mean_and_std(cell.mean, cell.std)
+
+
+def mean_and_std(mean: float | None, std: float | None) -> str:
+    """``2.50 ± 0.10``, or a dash for nothing."""
+    if mean is None:
         return "-"
-    return f"{cell.mean:.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
 
 
 _QUANTITIES = {"success rate": _success, "min error %": _least, "mean error %": _mean}

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.recipes import milestones
-from eigengrad_lab.records import EpochMetrics, Result, RunRecord, read_json, recorded_runs
+from eigengrad_lab.runs.files import read_json
+from eigengrad_lab.runs.records import RunRecord, recorded_runs
+from eigengrad_lab.training import EpochMetrics, Result
 
 __all__ = ["METHODS", "Run", "by_setting", "describe", "read_runs", "setting_name"]
 

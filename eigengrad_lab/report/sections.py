@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from eigengrad_lab import paper
-from eigengrad_lab.recipes import RANK
+from eigengrad_lab.recipes import EXPERIMENTS, ITERATIONS, RANK
 from eigengrad_lab.report import claims
-from eigengrad_lab.report.claims import Claim
+from eigengrad_lab.report.claims import Cells, Claim
 from eigengrad_lab.report.figures import Point, draw_curves, draw_sweeps
-from eigengrad_lab.report.grid import Cell, Grid, Row, aggregate, as_csv, lay_out
+from eigengrad_lab.report.grid import Cell, Grid, Key, Row, aggregate, as_csv, lay_out, mean_and_std
 from eigengrad_lab.report.runs import Run
 
-__all__ = ["EXPERIMENTS", "Experiment", "Section"]
+__all__ = ["LAYOUTS", "Section", "section_of"]
 
 
 @dataclass(frozen=True)
@@ -29,52 +29,30 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A table or figure of the paper: which runs belong to it, and how they are shown."""
-
-    belongs: Callable[[Run], bool]
-    show: Callable[[Sequence[Run]], Section]
-    asks: Callable[[Run], bool] = lambda run: run.config.layer is not None
-    """Which of them are reason enough to show it. The baseline is none, and of Figure 3 not Table 2's own point."""
+def section_of(name: str, runs: Sequence[Run]) -> Section:
+    """The section of an experiment, with the verdicts of these runs on the paper's claims."""
+    return LAYOUTS[name](EXPERIMENTS[name].title, runs)
 
 
-def show_table1(runs: Sequence[Run]) -> Section:
-    """Whitening by each method at each group size."""
-    cells, printed = aggregate(runs, _group), paper.table1()
-    order = {column: index for index, column in enumerate(sorted({c for _, c in cells}, key=_size))}
-    cells = dict(sorted(cells.items(), key=lambda item: order[item[0][1]]))
-    return Section(
-        "Table 1: ZCA whitening", lay_out(cells, printed), as_csv(cells, printed), claims.of_whitening(cells)
-    )
+def as_table(
+    title: str,
+    runs: Sequence[Run],
+    *,
+    column: Callable[[Sequence[Run], Run], str],
+    paper_cells: Callable[[], dict[Key, paper.PaperCell]],
+    check: Callable[[Cells], list[Claim]],
+) -> Section:
+    """Methods by columns, the paper's figures below ours."""
+    cells, printed = aggregate(runs, functools.partial(column, runs)), paper_cells()
+    cells = dict(sorted(cells.items(), key=lambda item: _size(item[0][1])))
+    return Section(title, lay_out(cells, printed), as_csv(cells, printed), check(cells))
 
 
-def show_table2(runs: Sequence[Run]) -> Section:
-    """Denoising by each method."""
-    rank = _rank(runs)
-    cells, printed = aggregate(runs, lambda run: rank), paper.table2()
-    return Section(
-        "Table 2: PCA denoising", lay_out(cells, printed), as_csv(cells, printed), claims.of_denoising(cells)
-    )
-
-
-def show_figure1(runs: Sequence[Run]) -> Section:
-    """Training loss of whitening."""
-    whitening = [run for run in runs if run.config.layer == "zca"]
-    titles = sorted({_group(run) for run in whitening}, key=_size)
-    panels = {title: [run for run in runs if run.config.layer is None or _group(run) == title] for title in titles}
-    return _curves("Figure 1: training loss with ZCA whitening", panels)
-
-
-def show_figure2(runs: Sequence[Run]) -> Section:
-    """Training loss of denoising."""
-    return _curves("Figure 2: training loss with PCA denoising", {_rank(runs): list(runs)})
-
-
-def _curves(title: str, panels: dict[str, list[Run]]) -> Section:
-    rows, lines = [], ["panel,run,epoch,train_loss"]
-    for panel, runs in panels.items():
-        for run in runs:
+def as_curves(title: str, runs: Sequence[Run], *, panels: Callable[[Sequence[Run]], dict[str, list[Run]]]) -> Section:
+    """Training loss, one panel for each setting."""
+    rows, lines, shown = [], ["panel,run,epoch,train_loss"], panels(runs)
+    for panel, members in shown.items():
+        for run in members:
             end = "running" if run.result is None else str(run.result)
             last = f"{run.metrics[-1].train_loss:.4f}" if run.metrics else "-"
             rows.append(Row((panel, run.config.identity, end, last)))
@@ -83,44 +61,67 @@ def _curves(title: str, panels: dict[str, list[Run]]) -> Section:
         title,
         Grid(("panel", "run", "how it ended", "last training loss"), tuple(rows), labels=3),
         "\n".join(lines) + "\n",
-        claims.of_curves(panels),
-        draw_curves(panels),
+        claims.of_curves(shown),
+        draw_curves(shown),
         "Training loss against epochs, one panel for each setting, a cross where a run failed",
     )
+
+
+def _group_size(run: Run) -> str:
+    return "no d" if run.config.group_size is None else f"d = {run.config.group_size}"
+
+
+def _rank(runs: Sequence[Run]) -> str:
+    """Of all of them, the baseline included, which has none of its own."""
+    ranks = [run.config.rank for run in runs if run.config.rank is not None]
+    return f"rank {ranks[0] if ranks else RANK}"
+
+
+def _size(column: str) -> float:
+    return float("inf") if column == "no d" else int(column.split()[-1])
+
+
+def _by_group_size(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The baseline stands in every panel."""
+    sizes = sorted({_group_size(run) for run in runs if run.config.layer == "zca"}, key=_size)
+    return {size: [run for run in runs if run.config.layer is None or _group_size(run) == size] for size in sizes}
 
 
 PANELS: dict[str, tuple[str, Callable[[Run], float | None]]] = {
     "preserved_information_pct": (
         "preserved information, %",
-        lambda run: 100 * run.config.energy if run.config.energy and _default_iterations(run) else None,
+        lambda run: 100 * run.config.energy if run.config.energy and run.config.iterations == ITERATIONS else None,
     ),
-    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if _default_iterations(run) else None),
+    "eigenvectors": ("eigenvectors kept", lambda run: run.config.rank if run.config.iterations == ITERATIONS else None),
     "power_iterations": (
         "power iterations",
         lambda run: run.config.iterations if run.config.rank == RANK else None,
     ),
 }
+"""Of Figure 3, by the names in the paper's data: title, and setting of a run that stands in it."""
 
 
-def show_figure3(runs: Sequence[Run]) -> Section:
+def as_sweeps(title: str, runs: Sequence[Run]) -> Section:
     """Error of denoising over preserved information, number of eigenvectors, and number of power iterations."""
     rows, lines = [], ["panel,setting,planned,runs,error_pct,std_error_pct,paper_error_pct,paper_std_error_pct"]
     panels: dict[str, tuple[list[Point], list[Point]]] = {}
     swept: dict[str, dict[float, Cell]] = {}
-    for name, (title, setting_of) in PANELS.items():
+    for name, (label, setting_of) in PANELS.items():
         cells = aggregate([run for run in runs if setting_of(run) is not None], functools.partial(_setting, setting_of))
         swept[name] = {float(setting): cells["ours", setting] for setting in sorted((c for _, c in cells), key=float)}
         printed = {setting: (error, std) for setting, error, std in paper.figure3()[name]}
         for setting, cell in swept[name].items():
             theirs = printed.get(setting, (None, None))
-            rows.append(Row((title, f"{setting:g}", _count(cell), _pm(cell.mean, cell.std), _pm(*theirs))))
+            rows.append(
+                Row((label, f"{setting:g}", _count(cell), mean_and_std(cell.mean, cell.std), mean_and_std(*theirs)))
+            )
             numbers = ("" if x is None else f"{x:.4g}" for x in (cell.mean, cell.std, *theirs))
             lines.append(",".join([name, f"{setting:g}", str(cell.planned), str(cell.runs), *numbers]))
         if swept[name]:
             ours = [(s, cell.mean, cell.std) for s, cell in swept[name].items() if cell.mean is not None]
-            panels[title] = ours, [(s, *printed[s]) for s in swept[name] if s in printed]
+            panels[label] = ours, [(s, *printed[s]) for s in swept[name] if s in printed]
     return Section(
-        "Figure 3: PCA denoising over its settings",
+        title,
         Grid(("panel", "setting", "n", "error %", "the paper's error %"), tuple(rows), labels=1),
         "\n".join(lines) + "\n",
         claims.of_sweeps(swept),
@@ -138,46 +139,21 @@ def _count(cell: Cell) -> str:
     return f"{len(cell.errors)}, {missing} missing" if missing else str(len(cell.errors))
 
 
-def _pm(mean: float | None, std: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}")
-
-
-def _group(run: Run) -> str:
-    return "no d" if run.config.group_size is None else f"d = {run.config.group_size}"
-
-
-def _size(column: str) -> float:
-    return float("inf") if column == "no d" else int(column.removeprefix("d = "))
-
-
-def _rank(runs: Sequence[Run]) -> str:
-    ranks = [run.config.rank for run in runs if run.config.rank is not None]
-    return f"rank {ranks[0] if ranks else RANK}"
-
-
-def _default_iterations(run: Run) -> bool:
-    return run.config.iterations == 19
-
-
-def _whitens(run: Run) -> bool:
-    return run.config.layer in ("zca", None) and _default_iterations(run)
-
-
-def _denoises(run: Run) -> bool:
-    return (run.config.rank == RANK or run.config.layer is None) and _default_iterations(run)
-
-
-def _sweeps(run: Run) -> bool:
-    return run.config.layer == "pca" and run.config.method == "ours"
-
-
-EXPERIMENTS = {
-    "table1": Experiment(_whitens, show_table1),
-    "figure1": Experiment(_whitens, show_figure1),
-    "table2": Experiment(_denoises, show_table2),
-    "figure2": Experiment(_denoises, show_figure2),
-    "figure3": Experiment(_sweeps, show_figure3, asks=lambda run: not _denoises(run)),
+LAYOUTS: dict[str, Callable[[str, Sequence[Run]], Section]] = {
+    "table1": functools.partial(
+        as_table,
+        column=lambda runs, run: _group_size(run),
+        paper_cells=paper.table1,
+        check=claims.of_whitening,
+    ),
+    "figure1": functools.partial(as_curves, panels=_by_group_size),
+    "table2": functools.partial(
+        as_table,
+        column=lambda runs, run: _rank(runs),
+        paper_cells=paper.table2,
+        check=claims.of_denoising,
+    ),
+    "figure2": functools.partial(as_curves, panels=lambda runs: {_rank(runs): list(runs)}),
+    "figure3": as_sweeps,
 }
-"""By the name of the command that makes it."""
+"""How the section of each experiment is made from its title and its runs."""

@@ -1,4 +1,4 @@
-"""One run from a configuration to a result, come what may: its record, its checkpoints, its interruptions.
+"""One run from a configuration to a result: its record, its checkpoints, its interruptions, its failures.
 
 A run that meets NaN, diverges, or whose decomposition does not converge has *failed*, and that is its result: the paper
 counts such runs. A run that is stopped, or whose process dies, has no result yet: the same call goes on from its last
@@ -11,21 +11,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigengrad_lab.checkpoints import Checkpoints
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.data import ImageData
-from eigengrad_lab.events import Events
-from eigengrad_lab.records import Position, Result, RunRecord
-from eigengrad_lab.signals import StopSignals
-from eigengrad_lab.team import ALONE, Team
-from eigengrad_lab.training import Training
+from eigengrad_lab.distributed import ONE_PROCESS, Processes
+from eigengrad_lab.runs.checkpoints import Checkpoints
+from eigengrad_lab.runs.records import RunRecord
+from eigengrad_lab.runs.reporting import Events, PositionReporter
+from eigengrad_lab.runs.signals import StopSignals
+from eigengrad_lab.training import Result, Training
 
 __all__ = ["Interrupted", "Recording", "train"]
 
-NEWS_SECONDS = 1.0
-"""Least time between two words on where the run is."""
 AGREEMENT_STEPS = 16
-"""The processes of a team ask each other this often whether to stop: asking makes them wait."""
+"""Several processes ask each other whether to stop once in this many steps: asking makes them wait."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -34,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 @dataclass(frozen=True)
 class Recording:
-    """Where a run leaves its records, and with what."""
+    """Where a run leaves its records, and what else it writes there."""
 
     root: Path
     """The folder of all runs' folders."""
@@ -51,19 +49,19 @@ def train(
     data: ImageData,
     recording: Recording,
     *,
-    team: Team = ALONE,
+    processes: Processes = ONE_PROCESS,
     should_stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Result:
     """Train ``config`` on the device where ``data`` lies, or return the result it already has.
 
-    Another process that is at the same run is waited for. SIGINT and SIGTERM count as a wish to stop.
+    If another process trains the same run, this one waits for it. SIGINT and SIGTERM ask to stop.
 
     Args:
         config: what to train.
         data: its images.
         recording: where its records go.
-        team: the processes that share each batch, all of which make this call.
+        processes: those that share each batch, all of which make this call.
         should_stop: asked before each step.
         warn: told about damaged checkpoints.
 
@@ -74,19 +72,19 @@ def train(
     with StopSignals() as signals:
 
         def stop() -> bool:
-            return signals.asked() or should_stop()
+            return signals.received_any() or should_stop()
 
-        with record.claim(stop) if team.leads else nullcontext(True) as claimed:
-            if team.agree(not claimed, data.train_images.device):
+        with record.claim(stop) if processes.is_leader else nullcontext(True) as claimed:
+            if processes.any(not claimed, data.train_images.device):
                 raise Interrupted
             if (result := record.result()) is not None:
                 return result
             try:
-                return _train(record, data, recording, team, stop, warn)
+                return _train(record, data, recording, processes, stop, warn)
             except Interrupted:
                 raise
             except Exception as error:
-                if team.leads:
+                if processes.is_leader:
                     record.write_broken(error)
                 raise
 
@@ -95,71 +93,46 @@ def _train(
     record: RunRecord,
     data: ImageData,
     recording: Recording,
-    team: Team,
+    processes: Processes,
     stop: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> Result:
-    device = data.train_images.device
+    device, leads = data.train_images.device, processes.is_leader
     checkpoints = Checkpoints(record.folder, warn)
-    if team.leads:
+    if leads:
         record.open(recording.command)
         state = checkpoints.load(device)
-    team.wait()
-    if not team.leads:
+    processes.wait()  # a damaged checkpoint must be set aside once
+    if not leads:
         state = checkpoints.load(device)
-    training = Training(record.config, data, team)
+    training = Training(record.config, data, processes)
     if state is not None:
         training.load_state_dict(state)
-    reporter = _Reporter(record, training, first_step=training.step)
+    reporter = PositionReporter(record, training)
     result, saved_at = None, time.monotonic()
-    with Events(record.folder, first_step=training.step, enabled=recording.tensorboard and team.leads) as events:
+    with Events(
+        record.folder, first_step=training.step, enabled=recording.tensorboard and processes.is_leader
+    ) as events:
         while result is None:
             for _ in training.run_epoch():
-                ask = training.step % AGREEMENT_STEPS == 0 or team.size == 1
-                if ask and team.agree(stop(), device):
-                    if team.leads:
+                ask = training.step % AGREEMENT_STEPS == 0 or processes.size == 1
+                if ask and processes.any(stop(), device):
+                    if leads:
                         checkpoints.save(training.state_dict())
                     raise Interrupted
-                if team.leads:
+                if leads:
                     due = time.monotonic() - saved_at > recording.checkpoint_seconds
                     reporter.tell(at_once=due)
                     if due:
                         checkpoints.save(training.state_dict())
                         saved_at = time.monotonic()
             result = training.end_epoch()
-            if team.leads:
+            if leads:
                 record.write_metrics(training.metrics)
                 reporter.tell(at_once=True)
                 events.write(training.metrics[-1])
-    if team.leads:
+    if leads:
         record.write_result(result)
         checkpoints.remove()
-    team.wait()
+    processes.wait()
     return result
-
-
-class _Reporter:
-    """Says where a run is, now and then."""
-
-    def __init__(self, record: RunRecord, training: Training, first_step: int) -> None:
-        self.record, self.training, self.first_step = record, training, first_step
-        self.started, self.told = time.time(), 0.0
-        self.tell(at_once=True)
-
-    def tell(self, *, at_once: bool = False) -> None:
-        if not at_once and time.monotonic() - self.told < NEWS_SECONDS:
-            return
-        training, metrics = self.training, self.training.metrics
-        self.record.write_position(
-            Position(
-                step=training.step,
-                steps=training.steps,
-                epoch=training.epoch,
-                epochs=training.config.epochs,
-                train_loss=metrics[-1].train_loss if metrics else float("nan"),
-                test_error_pct=metrics[-1].test_error_pct if metrics else float("nan"),
-                started=self.started,
-                started_at_step=self.first_step,
-            )
-        )
-        self.told = time.monotonic()

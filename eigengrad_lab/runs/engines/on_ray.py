@@ -12,9 +12,9 @@ import torch
 
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.data import ImageData
-from eigengrad_lab.engine import RETRIES, Broken, Ended, Work
-from eigengrad_lab.records import Result
-from eigengrad_lab.train import Interrupted, Recording, train
+from eigengrad_lab.runs.engines.work import RETRIES, Broken, Ended, Work
+from eigengrad_lab.runs.execution import Interrupted, Recording, train
+from eigengrad_lab.training import Result
 
 __all__ = ["OnRay"]
 

@@ -1,17 +1,17 @@
-"""Ctrl-C and SIGTERM as questions: a training saves its state before it ends."""
+"""Ctrl-C and SIGTERM: a training saves its state before it ends, and a command ends with one line."""
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-__all__ = ["StopSignals"]
+__all__ = ["StopSignals", "interrupt_on_sigterm"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM are noted instead of ending the process; the second one ends it after all.
+    """While entered, SIGINT and SIGTERM are noted instead of ending the process; a second one ends it.
 
     Outside of the main thread, where Python handles no signals, nothing changes.
     """
@@ -20,8 +20,8 @@ class StopSignals:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def asked(self) -> bool:
-        """Whether a signal has come."""
+    def received_any(self) -> bool:
+        """Whether there was one."""
         return self.received is not None
 
     def __enter__(self) -> "StopSignals":
@@ -29,9 +29,7 @@ class StopSignals:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -42,3 +40,8 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 Every file is written whole to a temporary name and then moved into place, so that a reader, or a run that resumes,
 sees either the old file or the new one. A run whose ``result.json`` exists is done; one with a checkpoint is resumed.
-Whoever writes holds a lock on the folder, which vanishes with its process.
+The process that writes holds a lock on the folder, which vanishes with it.
 """
 
 import dataclasses
@@ -10,66 +10,25 @@ import fcntl
 import json
 import math
 import os
-import platform
-import shlex
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-import eigengrad
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.files import write_text
+from eigengrad_lab.runs.environment import environment
+from eigengrad_lab.runs.files import NO_FILE, read_json, write_json, write_text
+from eigengrad_lab.training import EpochMetrics, Result
 
-__all__ = ["EpochMetrics", "Position", "Result", "RunRecord", "command_line", "environment", "recorded_runs"]
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochMetrics:
-    """One line of ``metrics.jsonl``."""
-
-    epoch: int
-    """Epochs completed, counted from 1."""
-    step: int
-    """Steps completed since the start of the run."""
-    train_loss: float
-    """Mean cross-entropy of the epoch's mini-batches, in nats, or of those before the failure."""
-    test_error_pct: float
-    learning_rate: float
-    largest_gradient_norm: float
-    """Largest total gradient norm over the epoch's steps."""
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended. A run that failed is a result like any other."""
-
-    succeeded: bool
-    test_error_pct: float | None
-    """Error of the last epoch; ``None`` for a run that failed."""
-    failed_at_step: int | None = None
-    reason: str | None = None
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.succeeded != (self.test_error_pct is not None and math.isfinite(self.test_error_pct)):
-            raise ValueError(f"a run has an error if it succeeded, and only then, got {self.test_error_pct}")
-
-    def __str__(self) -> str:
-        if self.succeeded:
-            return f"{self.test_error_pct:.2f}% test error"
-        return f"failed at step {self.failed_at_step}: {self.reason}"
+__all__ = ["Position", "RunRecord", "recorded_runs", "trainings"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run is (``progress.json``), and which process is at it."""
+    """Where a run is (``progress.json``), and which process trains it."""
 
     step: int
     steps: int
@@ -91,8 +50,7 @@ class Position:
         return (self.updated - self.started) / done * (self.steps - self.step) if done else math.nan
 
 
-NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-Kept = TypeVar("Kept", EpochMetrics, Result, Position)
+Parsed = TypeVar("Parsed", EpochMetrics, Result, Position)
 
 
 class RunRecord:
@@ -104,7 +62,7 @@ class RunRecord:
 
     @contextmanager
     def claim(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Become the only writer, waiting for another one to end. False if ``should_stop`` says yes before."""
+        """Become the only writer, waiting for another one to end. False if ``should_stop`` is true before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             while not _try_lock(lock.fileno()):
@@ -115,7 +73,7 @@ class RunRecord:
             yield True
 
     def is_claimed(self) -> bool:
-        """Whether a process is at it."""
+        """Whether a process is training it."""
         try:
             with (self.folder / "lock").open() as lock:
                 return not _try_lock(lock.fileno(), shared=True)
@@ -131,11 +89,11 @@ class RunRecord:
 
     def result(self) -> Result | None:
         """The result, or ``None`` while the run is not done."""
-        return self._kept("result.json", Result)
+        return self._read("result.json", Result)
 
     def position(self) -> Position | None:
-        """Where the run is, or was when last heard of."""
-        return self._kept("progress.json", Position)
+        """Where the run is, or was when it last wrote so."""
+        return self._read("progress.json", Position)
 
     def broken(self) -> str | None:
         """Why the last attempt ended without a result, in one line, if a defect ended it."""
@@ -168,7 +126,7 @@ class RunRecord:
         write_text(self.folder / "metrics.jsonl", "".join(lines))
 
     def write_position(self, position: Position) -> None:
-        """Tell whoever watches."""
+        """Tell those who watch where the run is."""
         write_json(self.folder / "progress.json", dataclasses.asdict(position))
 
     def write_result(self, result: Result) -> None:
@@ -182,12 +140,17 @@ class RunRecord:
         lines = traceback.format_exception(error)
         write_json(self.folder / "broken.json", {"reason": reason, "traceback": "".join(lines)})
 
-    def _kept(self, name: str, kind: type[Kept]) -> Kept | None:
+    def _read(self, name: str, kind: type[Parsed]) -> Parsed | None:
         content = read_json(self.folder / name)
         try:
             return None if content is None else _parsed(kind, content)
         except (TypeError, ValueError):
             return None
+
+
+def trainings(output: Path) -> Path:
+    """The folder of all runs' folders, below that of everything a command writes."""
+    return output / "trainings"
 
 
 def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
@@ -208,47 +171,7 @@ def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     return records, strange
 
 
-def environment() -> dict[str, Any]:
-    """What a figure must be quoted with: versions and the machine."""
-    return {
-        "eigengrad": eigengrad.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The command of these arguments, for records that others read: of a folder elsewhere, the last name alone."""
-    return shlex.join(["eigengrad", *map(_without_place, arguments)])
-
-
-def _without_place(word: str) -> str:
-    """A folder without the folders it lies in, as ``--data=/a/b`` too; ``owner/name`` of a hub is none."""
-    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
-    path = Path(value)
-    elsewhere = path.is_absolute() or ".." in path.parts or path.exists()
-    return f"{option}{equals}{path.name or value}" if elsewhere else word
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; ``None`` if there is none, or none that can be read."""
-    try:
-        content = json.loads(path.read_text())
-    except (*NO_FILE, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """An object to a file."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _parsed(kind: type[Kept], content: dict[str, Any]) -> Kept:
+def _parsed(kind: type[Parsed], content: dict[str, Any]) -> Parsed:
     """A dataclass from JSON that anyone may have written; TypeError or ValueError unless each value is of its type."""
     value = kind(**content)
     for field in dataclasses.fields(kind):
@@ -265,12 +188,3 @@ def _try_lock(file: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

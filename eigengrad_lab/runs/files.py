@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON objects in them."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -7,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["write_atomically", "write_text"]
+__all__ = ["NO_FILE", "read_json", "write_atomically", "write_json", "write_text"]
+
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -19,6 +22,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """The same for a text."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; ``None`` if there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (*NO_FILE, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """An object to a file."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The state of a run, on disk twice: the last one, and the one before in case the last is damaged.
 
 A checkpoint is ``torch.save``'s zip archive, whose own checksums are verified before it is read, without pickled code.
-A damaged one is set aside under another name, for whoever wants to know what happened, and the one before is taken.
+A damaged one is kept under another name, so that what happened can be found out, and the one before is taken.
 """
 
 import pickle
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from eigengrad_lab.files import write_atomically
+from eigengrad_lab.runs.files import write_atomically
 
 __all__ = ["Checkpoints"]
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from waiting import wait_for_step, wait_until
 
 from eigengrad_lab import data, models
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.records import EpochMetrics, RunRecord
-from eigengrad_lab.team import Team
-from eigengrad_lab.train import Recording, train
-from eigengrad_lab.training import Training
+from eigengrad_lab.distributed import Processes
+from eigengrad_lab.runs.execution import Recording, train
+from eigengrad_lab.runs.records import RunRecord
+from eigengrad_lab.training import EpochMetrics, Training
 
 CONFIG = RunConfig(
     data="digits",
@@ -34,9 +35,10 @@ PROGRAM = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from eigengrad_lab import data, models, train as training
+from eigengrad_lab import data
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.team import joined_team
+from eigengrad_lab.distributed import joined_processes
+from eigengrad_lab.runs.execution import Interrupted, Recording, train
 
 torch.set_num_threads(1)
 class Plain(nn.Identity):
@@ -46,10 +48,10 @@ if "plain" in sys.argv:
 config = RunConfig(**eval(sys.argv[2]))
 digits = data.load("digits", train_images=300)
 try:
-    with joined_team(torch.device("cpu")) as (team, device):
-        recording = training.Recording(Path(sys.argv[1]), checkpoint_seconds=0)
-        print(team.rank, training.train(config, digits, recording, team=team), flush=True)
-except training.Interrupted:
+    with joined_processes(torch.device("cpu")) as (processes, device):
+        recording = Recording(Path(sys.argv[1]), checkpoint_seconds=0)
+        print(processes.rank, train(config, digits, recording, processes=processes), flush=True)
+except Interrupted:
     sys.exit(75)
 """
 
@@ -96,21 +98,18 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert first[0].largest_gradient_norm == pytest.approx(first[1].largest_gradient_norm, rel=1e-4)
 
 
-def test_a_team_is_stopped_and_resumes(tmp_path: Path) -> None:
-    """SIGTERM to torchrun: its processes agree on a step, one of them saves, and the next team goes on from there."""
+def test_two_processes_are_stopped_and_resume(tmp_path: Path) -> None:
+    """SIGTERM to torchrun: its processes agree on a step, one of them saves, and the next two go on from there."""
     long = dataclasses.replace(CONFIG, epochs=200, learning_rate=0.1)
     process = torchrun(tmp_path, long)
     record = RunRecord(tmp_path / "trainings", long)
-    while (position := record.position()) is None or position.step < 3:
-        assert process.poll() is None, process.communicate()[0]
+    wait_for_step(record, 3, during=process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert record.result() is None
     assert (record.folder / "checkpoint.pt").exists()
     again = torchrun(tmp_path, long)
-    while (position := record.position()) is None or position.started_at_step == 0:
-        assert again.poll() is None, again.communicate()[0]
-    assert position.started_at_step >= 3
+    wait_until(lambda: (position := record.position()) is not None and position.started_at_step >= 3, during=again)
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=120)
 
@@ -118,19 +117,19 @@ def test_a_team_is_stopped_and_resumes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 7, 128])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_shares(count: int, size: int) -> None:
-    shares = [Team(rank, size).share(count) for rank in range(size)]
+    shares = [Processes(rank, size).share(count) for rank in range(size)]
     assert [index for share in shares for index in range(count)[share]] == list(range(count))
     lengths = [share.stop - share.start for share in shares]
     assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_batch_too_small_for_the_team() -> None:
+def test_a_batch_too_small_for_two_processes() -> None:
     digits = data.load("digits", train_images=130)
     with pytest.raises(UsageError, match="the smallest batch has 2 images, too few for 2 processes"):
-        Training(dataclasses.replace(CONFIG, batch_size=128), digits, Team(0, 2))
+        Training(dataclasses.replace(CONFIG, batch_size=128), digits, Processes(0, 2))
 
 
-def test_the_extra_layer_joins_the_team() -> None:
+def test_the_extra_layer_gets_the_process_group() -> None:
     """The layer under test shares its moments wherever there is a process group."""
     group = object()
     layer = models.extra_layer(CONFIG, torch.Generator(), group)  # type: ignore[arg-type]

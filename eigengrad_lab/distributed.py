@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from eigengrad_lab.config import UsageError
 
-__all__ = ["ALONE", "Team", "joined_team"]
+__all__ = ["ONE_PROCESS", "Processes", "joined_processes"]
 
 
-class Team:
-    """This process's place among those of one training."""
+class Processes:
+    """The processes of one training, and this one's rank among them."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
@@ -39,23 +39,23 @@ class Team:
         """Which of a batch's ``count`` samples are this process's; shares differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def total(self, x: Tensor) -> Tensor:
+    def sum(self, x: Tensor) -> Tensor:
         """Sum over the processes."""
         if self.size > 1:
             x = x.clone()
             dist.all_reduce(x)
         return x
 
-    def agree(self, wish: bool, device: torch.device) -> bool:
-        """Whether any process wishes it. The processes wait for each other."""
-        return wish if self.size == 1 else bool(self.total(torch.tensor(float(wish), device=device)) > 0)
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag of any process is set. The processes wait for each other."""
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=device)) > 0)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until every process has made this call."""
         if self.size > 1:
             dist.barrier()
 
-    def spread(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def parallelised(self, network: nn.Module, device: torch.device) -> nn.Module:
         """The network with gradients averaged over the processes.
 
         On a GPU its batch normalisation layers share their moments too; torch has no such layer for a CPU, where each
@@ -67,26 +67,26 @@ class Team:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
-    def share_buffers(self, network: nn.Module) -> None:
-        """The leader's running estimates to all."""
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Give all processes the leader's running estimates."""
         if self.size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
 
-ALONE = Team()
+ONE_PROCESS = Processes()
 
 
 @contextmanager
-def joined_team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
-    """The team that ``torchrun`` has started, with this process's device; without it, a team of one.
+def joined_processes(device: torch.device) -> Iterator[tuple[Processes, torch.device]]:
+    """The processes that ``torchrun`` has started, with this one's device; without it, this process alone.
 
     Raises:
         UsageError: if the processes cannot find each other.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE, device
+        yield ONE_PROCESS, device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -96,7 +96,7 @@ def joined_team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"WORLD_SIZE is {size}, but the processes cannot be joined: {error}") from error
     try:
-        yield Team(dist.get_rank(), size), device
+        yield Processes(dist.get_rank(), size), device
     finally:
         gc.collect()  # what holds the group, such as a network's reducer, must go before it
         dist.destroy_process_group()

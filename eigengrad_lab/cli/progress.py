@@ -1,11 +1,9 @@
-"""How far the runs are, by their own records: a live display on a terminal, a line now and then elsewhere."""
+"""How far the runs are, read from their records: a live display on a terminal, a line every 15 seconds elsewhere."""
 
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -19,10 +17,12 @@ from rich.progress import (
 )
 
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.engine import Broken
-from eigengrad_lab.records import Position, Result, RunRecord
+from eigengrad_lab.runs.engines import Broken
+from eigengrad_lab.runs.records import Position, RunRecord
+from eigengrad_lab.runs.status import duration
+from eigengrad_lab.training import Result
 
-__all__ = ["Display", "duration"]
+__all__ = ["Display"]
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.5, 15.0
 
@@ -32,18 +32,18 @@ class Display:
 
     def __init__(self, configs: Sequence[RunConfig], root: Path, console: Console) -> None:
         self.console, self.began, self.total = console, time.time(), len(configs)
-        self.unended = {config.identity: RunRecord(root, config) for config in configs}
+        self.unfinished = {config.identity: RunRecord(root, config) for config in configs}
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[details]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self.everything = self.progress.add_task("runs", total=len(configs), news="")
+        self.everything = self.progress.add_task("runs", total=len(configs), details="")
         self.lines: dict[str, TaskID] = {}
         self._lock, self._over = threading.Lock(), threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -51,7 +51,7 @@ class Display:
     def ended(self, config: RunConfig, outcome: Result | Broken) -> None:
         """One run's end, as a line that stays."""
         with self._lock:
-            self.unended.pop(config.identity)
+            self.unfinished.pop(config.identity)
             if (line := self.lines.pop(config.identity, None)) is not None:
                 self.progress.remove_task(line)
             self.progress.advance(self.everything)
@@ -68,9 +68,7 @@ class Display:
         self._watcher.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         self._watcher.join()
         self.progress.stop()
@@ -78,33 +76,28 @@ class Display:
     def _watch(self) -> None:
         while not self._over.wait(LIVE_SECONDS if self.console.is_terminal else PLAIN_SECONDS):
             with self._lock:
-                running = {name: p for name, record in self.unended.items() if (p := record.position()) is not None}
+                running = {name: p for name, record in self.unfinished.items() if (p := record.position()) is not None}
                 current = {name: p for name, p in running.items() if p.updated >= self.began}
                 if self.console.is_terminal:
                     self._show(current)
             if not self.console.is_terminal:
-                self._say(current)
+                self._print_line(current)
 
     def _show(self, running: dict[str, Position]) -> None:
         for name, position in running.items():
             if name not in self.lines:
-                self.lines[name] = self.progress.add_task(name, total=position.steps, news="")
-            self.progress.update(self.lines[name], completed=position.step, news=_news(position))
+                self.lines[name] = self.progress.add_task(name, total=position.steps, details="")
+            self.progress.update(self.lines[name], completed=position.step, details=_details(position))
 
-    def _say(self, running: dict[str, Position]) -> None:
-        done = self.total - len(self.unended)
+    def _print_line(self, running: dict[str, Position]) -> None:
+        done = self.total - len(self.unfinished)
         said = f"{done} of {self.total} runs done, {duration(time.time() - self.began)} so far"
         for name, position in running.items():
-            said += f"; {name} at step {position.step} of {position.steps}{_news(position)}"
+            said += f"; {name} at step {position.step} of {position.steps}{_details(position)}"
         self.console.print(said, highlight=False, markup=False)
 
 
-def _news(position: Position) -> str:
+def _details(position: Position) -> str:
     if not position.epoch:
         return ""
     return f" epoch {position.epoch}, loss {position.train_loss:.3f}, error {position.test_error_pct:.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """``h:mm:ss``, or a question mark for NaN."""
-    return "?" if seconds != seconds else str(timedelta(seconds=round(seconds)))

@@ -19,9 +19,9 @@ import torch.multiprocessing
 
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.data import ImageData
-from eigengrad_lab.engine import RETRIES, Broken, Ended, Work
-from eigengrad_lab.records import Result
-from eigengrad_lab.train import Interrupted, Recording, train
+from eigengrad_lab.runs.engines.work import RETRIES, Broken, Ended, Work
+from eigengrad_lab.runs.execution import Interrupted, Recording, train
+from eigengrad_lab.training import Result
 
 __all__ = ["run"]
 
@@ -56,7 +56,7 @@ def _one_pool(work: Work, configs: list[RunConfig]) -> Iterator[Ended]:
                 while not warnings.empty():
                     work.warn(warnings.get())
                 yield futures[future], _outcome(futures[future], future)
-        finally:  # interrupted, a worker's death, or a consumer that has had enough
+        finally:  # interrupted, a worker died, or the caller closed the iterator
             stop.set()
             pool.shutdown(cancel_futures=True)
 
