@@ -1,4 +1,4 @@
-"""The compiled products with eigenvectors against the same formulas in torch's operators, real and complex."""
+"""The operators that multiply with eigenvectors, against the same formulas in torch's products, real and complex."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from torch import Tensor
 import eigengrad as eg
 from eigengrad import native
 from eigengrad.gradients import few_terms
-from eigengrad.native import products
+from eigengrad.native import operators
 from eigengrad.testing import relative_error
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
+with_kernel = pytest.mark.skipif(not native.available(), reason="a property of the compiled kernel")
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 SIZES = (1, 2, 3, 5, 8, 15, 16, 17, 24, 25, 33, 64, 100)
 
@@ -18,6 +18,12 @@ SIZES = (1, 2, 3, 5, 8, 15, 16, 17, 24, 25, 33, 64, 100)
 def close(ours: Tensor, expected: Tensor) -> bool:
     tolerance = 30 * ours.shape[-1] ** 0.5 * torch.finfo(ours.dtype).eps
     return torch.equal(ours, expected) or relative_error(ours, expected) < tolerance
+
+
+def pull_back(
+    V: Tensor, G: Tensor, weights: Tensor, kind: str, diagonal: Tensor | None = None, terms: tuple[int, int] = (0, 0)
+) -> Tensor:
+    return operators.pull_back(V, G, weights, diagonal, operators.KINDS[kind], 0.0, *terms)
 
 
 def basis(batch: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -42,8 +48,7 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: str, generator:
     real = dtype.to_real()
     for batch in (1, 3, 40):
         L, V = basis(batch, n, dtype, generator)
-        assert products.multiplies(V)
-        assert close(products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
+        assert close(operators.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
         G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
         K = torch.randn(batch, n, n, dtype=real, generator=generator)
         d = torch.randn(batch, n, dtype=real, generator=generator)
@@ -58,8 +63,8 @@ def test_against_torch(n: int, dtype: torch.dtype, instructions: str, generator:
         rotated = V @ (K * (V.mH @ G) + torch.diag_embed(d)) @ V.mH
         for cotangent in layouts(G):
             for kind, (given, W) in weights.items():
-                assert close(products.pull_back(V, cotangent, given, kind=kind), V @ (W * B) @ V.mH)
-            ours = products.pull_back(V, cotangent, K, diagonal=d)
+                assert close(pull_back(V, cotangent, given, kind), V @ (W * B) @ V.mH)
+            ours = pull_back(V, cotangent, K, "eigenvectors", d)
             assert close(ours, (rotated + rotated.mH) / 2)
             assert torch.equal(ours, ours.mH)
 
@@ -71,20 +76,21 @@ def test_large(n: int, dtype: torch.dtype, instructions: str, generator: torch.G
     L, V = basis(2, n, dtype, generator)
     G = torch.randn(2, n, n, dtype=dtype, generator=generator)
     K = torch.randn(2, n, n, dtype=dtype.to_real(), generator=generator)
-    assert close(products.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
-    ours = products.pull_back(V, G, K + K.mT, kind="function")
+    assert close(operators.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
+    ours = pull_back(V, G, K + K.mT, "function")
     assert close(ours, V @ ((K + K.mT) * (V.mH @ (G + G.mH) @ V / 2)) @ V.mH)
     rotated = V @ (K * (V.mH @ G)) @ V.mH
-    assert close(products.pull_back(V, G, K), (rotated + rotated.mH) / 2)
+    assert close(pull_back(V, G, K, "eigenvectors"), (rotated + rotated.mH) / 2)
 
 
 def every_product(A: Tensor, L: Tensor, V: Tensor, G: Tensor) -> list[Tensor]:
-    results = [*products.refine(A, by_columns(V))]
-    results += products.refined_root(A, by_columns(V), 0.0, inverse=True)
-    results += [products.recompose(V, L), products.pull_back(V, G, L, kind="square_root")]
-    return [*results, products.pull_back(V, G, L, kind="series", terms=(9, 8))]
+    results = [*operators.refine(A, by_columns(V))]
+    results += operators.root(A, True, 0.0, True, False)
+    results += [operators.recompose(V, L), pull_back(V, G, L, "square_root")]
+    return [*results, pull_back(V, G, L, "series", terms=(9, 8))]
 
 
+@with_kernel
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", [2, 5])
 def test_same_bits_by_any_number_of_threads(threads: int, dtype: torch.dtype, generator: torch.Generator) -> None:
@@ -120,8 +126,8 @@ def test_series(n: int, dtype: torch.dtype, instructions: str, generator: torch.
         for L, scale in spectra:
             for rule in RULES:
                 assert few_terms(rule) == rule.terms
-                ours = products.pull_back(V, scale * G, L, kind="series", terms=rule.terms)
-                expected = products.pull_back(V, scale * G, rule.kernel(L))
+                ours = pull_back(V, scale * G, L, "series", terms=rule.terms)
+                expected = pull_back(V, scale * G, rule.kernel(L), "eigenvectors")
                 assert ours.isfinite().all() and close(ours, expected)
 
 
@@ -156,17 +162,14 @@ def test_refine(n: int, dtype: torch.dtype, spectrum: str, instructions: str, ge
     A = ((V * L) @ V.mH).to(dtype)
     A = A.tril() + A.tril(-1).mH
     V[..., :members] @= torch.linalg.qr(torch.randn(5, members, members, dtype=wide, generator=generator)).Q
-    crude = (V + eps**0.75 * torch.randn(5, n, n, dtype=wide, generator=generator)).to(dtype)
+    perturbed = (V + eps**0.75 * torch.randn(5, n, n, dtype=wide, generator=generator)).to(dtype)
     read = A.tril() + torch.randn(5, n, n, dtype=dtype, generator=generator).triu(1)
-    values, vectors = products.refine(read, by_columns(crude))
+    values, vectors = operators.refine(read, by_columns(perturbed))
     for error in errors_of_pairs(A, values, vectors):
         assert error.max() < (0.8 * n + 3) * eps
-    X, x, again = products.refined_root(read, by_columns(crude), 1.5, inverse=True)
-    assert torch.equal(again, vectors)
-    assert close(x, values.clamp_min(1.5).rsqrt())
-    assert close(X, (vectors * x.unsqueeze(-2)) @ vectors.mH)
 
 
+@with_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [3, 16, 24])
 def test_refine_leaves_neighbours_alone(
@@ -180,9 +183,9 @@ def test_refine_leaves_neighbours_alone(
     V[::3] = torch.linalg.qr(torch.randn(14, n, n, dtype=torch.float64, generator=generator)).Q
     V = V.to(dtype)
     V[7], A[8] = torch.nan, torch.nan
-    values, vectors = products.refine(A, by_columns(V))
+    values, vectors = operators.refine(A, by_columns(V))
     for i in range(40):
-        alone = products.refine(A[i], by_columns(V[i]))
+        alone = operators.refine(A[i], by_columns(V[i]))
         for one, among_others in zip(alone, (values[i], vectors[i]), strict=True):
             assert torch.equal(one.nan_to_num(7), among_others.nan_to_num(7))
     assert [i for i in range(40) if values[i].isnan().all()] == [7, 8]
@@ -193,19 +196,18 @@ def test_refine_leaves_neighbours_alone(
 def test_refine_at_any_scale(scale: float, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     L, V = basis(3, 20, dtype, generator)
     A = (V * L.unsqueeze(-2)) @ V.mH
-    values, vectors = products.refine(scale * A, by_columns(V))
+    values, vectors = operators.refine(scale * A, by_columns(V))
     for error in errors_of_pairs(scale * A, values, vectors):
         assert error.max() < 10 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_refine_as_an_operator(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """For compilers and vmap, which see what it gives and leaves alone."""
+def test_refine_under_vmap(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Over each dimension of a batch, of both or of one of its arguments."""
     L, V = basis(6, 20, dtype, generator)
     A, V = ((V * L.unsqueeze(-2)) @ V.mH).unflatten(0, (2, 3)), by_columns(V).unflatten(0, (2, 3))
-    torch.library.opcheck(torch.ops.eigengrad.refine, (A, V), test_utils=("test_schema", "test_faketensor"))
-    refine = products.refine
-    values, vectors = refine(A, by_columns(V))
+    refine = operators.refine
+    values, vectors = refine(A, V)
     for dim in (0, 1):
         mapped = torch.vmap(refine, in_dims=dim, out_dims=dim)(A, V)
         assert torch.equal(mapped[0], values) and torch.equal(mapped[1], vectors)
@@ -213,6 +215,7 @@ def test_refine_as_an_operator(dtype: torch.dtype, generator: torch.Generator) -
     assert torch.equal(torch.vmap(refine, in_dims=(0, None))(A, V[1])[1][1], vectors[1])
 
 
+@with_kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [5, 16, 17, 24])
 def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
@@ -221,14 +224,12 @@ def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: tor
     K = torch.randn(40, n, n, dtype=dtype, generator=generator)
     kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "series": L.round()}
     for kind, weights in kinds.items():
-        options = {"kind": kind, "terms": (19, 18)}
-        together = products.pull_back(V, G, weights, diagonal=L, **options)
+        together = pull_back(V, G, weights, kind, L, (19, 18))
         for i in range(40):
             at = slice(i, i + 1)
-            alone = products.pull_back(V[at], G[at], weights[at], diagonal=L[at], **options)
-            assert torch.equal(together[at], alone)
-    together = products.recompose(V, L)
-    assert torch.equal(together, torch.cat([products.recompose(V[i : i + 1], L[i : i + 1]) for i in range(40)]))
+            assert torch.equal(together[at], pull_back(V[at], G[at], weights[at], kind, L[at], (19, 18)))
+    together = operators.recompose(V, L)
+    assert torch.equal(together, torch.cat([operators.recompose(V[i : i + 1], L[i : i + 1]) for i in range(40)]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -236,9 +237,9 @@ def test_same_bits_in_lanes_and_alone(n: int, dtype: torch.dtype, generator: tor
 def test_one_bad_cotangent(n: int, dtype: torch.dtype, generator: torch.Generator) -> None:
     L, V = basis(40, n, dtype, generator)
     G = torch.randn(40, n, n, dtype=dtype, generator=generator)
-    expected = products.pull_back(V, G, L, kind="square_root")
+    expected = pull_back(V, G, L, "square_root")
     G[7, 1, 2] = torch.nan
-    found = products.pull_back(V, G, L, kind="square_root")
+    found = pull_back(V, G, L, "square_root")
     assert found[7].isnan().all()
     assert torch.equal(found[torch.arange(40) != 7], expected[torch.arange(40) != 7])
 
