@@ -95,8 +95,8 @@ class _AtThePoint:
         return getattr(self._ctx, name)
 
     @property
-    def saved_tensors(self) -> tuple[Tensor, ...]:
-        return tuple(map(_primal, self._ctx.saved_tensors))
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        return tuple(None if tensor is None else _primal(tensor) for tensor in self._ctx.saved_tensors)
 
 
 def _primal(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Eigenvalues and eigenvectors as one value, and the four products that everything here is made of."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from eigengrad.gradients import GradientRule, few_terms
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
-__all__ = ["Eigenbasis", "supports_operators"]
+__all__ = ["Eigenbasis", "conjugate", "supports_operators"]
 
 _SMALL = 64
-"""Up to this n a backward pass for some of the eigenvectors is faster as one operator for all than as products of a few."""
+"""Up to this n a backward pass for some eigenvectors is faster as one operator for all than as products of a few."""
 
 
 class Eigenbasis(NamedTuple):
@@ -38,11 +38,8 @@ class Eigenbasis(NamedTuple):
         return operators.recompose(self.V, x)
 
     def conjugate(self, W: Tensor, B: Tensor) -> Tensor:
-        """``V (W o (V^H herm(B) V)) V^H`` for symmetric ``W``, that broadcasts, and any ``B (*, n, n)``."""
-        if W.is_complex():
-            return self.V @ (W * (self.V.mH @ hermitian_part(B) @ self.V)) @ self.V.mH
-        W = W.to(self.L.dtype).expand(self.V.shape)
-        return operators.pull_back(self.V, B, W, None, KINDS["function"])
+        """:func:`conjugate`."""
+        return conjugate(self.V, W, B)
 
     def pull_back(
         self, rule: GradientRule, gL: Tensor | None, gV: Tensor | None, columns: slice | None = None
@@ -64,7 +61,14 @@ class Eigenbasis(NamedTuple):
         return B.diagonal(dim1=-2, dim2=-1).real, self.V @ (rule.kernel(self.L) * B)
 
 
-def supports_operators(solver: solvers.Solver) -> bool:
+def conjugate(V: Tensor, W: Tensor, B: Tensor) -> Tensor:
+    """``V (W o (V^H herm(B) V)) V^H`` for symmetric ``W``, that broadcasts, and any ``B (*, n, n)``."""
+    if W.is_complex():
+        return V @ (W * (V.mH @ hermitian_part(B) @ V)) @ V.mH
+    return operators.pull_back(V, B, W.to(V.dtype.to_real()).expand(V.shape), None, KINDS["function"])
+
+
+def supports_operators(solver: solvers.Solver) -> TypeGuard[solvers.Auto | solvers.Native]:
     """Whether a function of a matrix may decompose it within its own operator."""
     return isinstance(solver, solvers.Auto | solvers.Native)
 
@@ -119,7 +123,10 @@ class _PullBack(Function):
                 [tangent for tangent, there in zip(tangents[:4], ctx.present, strict=True) if there], given, strict=True
             )
         ]
-        return torch.func.jvp(function, tuple(given), tuple(moving))[1]
+        # torch has no forward mode within dual numbers; but the pull-back of the pull-back, which is linear, is the same.
+        _, pull_back = torch.func.vjp(function, *given)
+        _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(ctx.saved_tensors[1]))
+        return push_forward(tuple(moving))[0]
 
 
 def _of_given(ctx: Any) -> tuple[Any, list[Tensor]]:

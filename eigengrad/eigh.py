@@ -63,8 +63,8 @@ def eigh(
 
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one; if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for an unknown
-            solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
+        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for another ``UPLO``;
+            for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
         torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it (``solver="native"``
             gives NaN for that matrix alone); or if ``B`` is not positive definite.
 

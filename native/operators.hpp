@@ -18,6 +18,7 @@ inline void finish(bool worked) {
 // Calls work(T()) for the real type T of a dtype.
 template <class Work>
 void with_real_type(std::int32_t dtype, Work work) {
+    need(torch::is_known(dtype), "matrices must be of float32, float64, complex64 or complex128");
     if (torch::real(dtype) == torch::float32) work(float());
     else work(double());
 }

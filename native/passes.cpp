@@ -20,7 +20,7 @@ struct Data {
     long segments() const { return (columns + longest - 1) / longest; }
     long per_chunk(long channel_bytes) const {
         long unit = (columns < longest ? columns : longest) * channel_bytes;
-        return unit < bytes ? bytes / unit : 1;
+        return unit > 0 && unit < bytes ? bytes / unit : 1;
     }
     long chunks(long channel_bytes) const {
         long each = per_chunk(channel_bytes);
@@ -73,17 +73,24 @@ using torch::Shape;
 using torch::Stack;
 using torch::Tensor;
 
+constexpr const char* small_shapes = "the matrix must be (G, d, d), centre and offset (G, d, 1), of the data's dtype";
+
 // Data (B, G, d, M) whose images are contiguous each.
 struct Images {
     long images, groups, columns, stride;
     int d;
 
     explicit Images(const Tensor& data) {
-        need(data.shape.dims == 4, "data must be (B, G, d, M)");
-        const std::int64_t *size = data.shape.size, *step = data.strides();
-        images = size[0], groups = size[1], d = int(size[2]), columns = size[3], stride = step[0];
-        need(step[3] == 1 && step[2] == columns && step[1] == d * columns, "data must have contiguous images");
+        const std::int64_t* size = data.shape.size;
+        images = size[0], groups = size[1], d = int(size[2]), columns = size[3], stride = data.strides()[0];
     }
+    // The same data, laid out so: itself, or a copy.
+    static Tensor of(Tensor data) {
+        need(data.shape.dims == 4 && !torch::is_complex(data.dtype), "data must be real, (B, G, d, M)");
+        return data.is_contiguous(false, 1) ? std::move(data) : data.to(data.dtype);
+    }
+    bool has_column(const Tensor& t, std::int32_t dtype) const { return t.dtype == dtype && t.shape == Shape{groups, d, 1}; }
+    bool has_matrix(const Tensor& t, std::int32_t dtype) const { return t.dtype == dtype && t.shape == Shape{groups, d, d}; }
     Data with(const Images& other) const { return {images, groups, columns, stride, other.stride}; }
 };
 
@@ -124,12 +131,10 @@ static T* numbers(const Tensor& tensor) { return static_cast<T*>(tensor.data());
 
 void moments_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
-    Tensor data = stack.tensor();
+    const Tensor data = Images::of(stack.tensor());
     const Images x(data);
-    const std::int64_t size[] = {x.groups, x.d, x.d};
-    Shape shape;
-    for (std::int64_t k : size) shape = shape.with(k);
-    Tensor scatter = Tensor::empty(shape, data.dtype), mean = Tensor::empty(shape.leading(2).with(1), data.dtype);
+    Tensor scatter = Tensor::empty({x.groups, x.d, x.d}, data.dtype);
+    Tensor mean = Tensor::empty({x.groups, x.d, 1}, data.dtype);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
         const Data all = x.with(x);
@@ -144,23 +149,34 @@ void moments_operator(torch::Value* values, torch::Value, torch::Value) {
 
 void affine_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
-    Tensor y = stack.tensor(), data = stack.tensor(), matrix = stack.tensor().contiguous();
-    Tensor centre = stack.tensor().contiguous(), offset = stack.tensor().contiguous();
+    const Tensor y = stack.tensor(), written = Images::of(y.again()), data = Images::of(stack.tensor());
+    const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
+    const Tensor offset = stack.tensor().contiguous();
     const bool add = stack.boolean();
-    const Images x(data), to(y);
+    const Images x(data), to(written);
+    need(y.shape == data.shape && y.dtype == data.dtype, "affine: y and data must be of one shape and dtype");
+    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(offset, data.dtype),
+         small_shapes);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
         finish(affine(numbers<const T>(data), x.with(to), x.d, numbers<const T>(matrix), numbers<const T>(centre),
-                      numbers<const T>(offset), numbers<T>(y), add, torch::threads()));
+                      numbers<const T>(offset), numbers<T>(written), add, torch::threads()));
     });
+    if (written.data() != y.data()) y.copy(written);
 }
 
 void affine_backward_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
-    Tensor gx = stack.optional_tensor(), data = stack.tensor(), g = stack.tensor(), matrix = stack.tensor().contiguous();
-    Tensor centre = stack.tensor().contiguous();
+    const Tensor gx = stack.optional_tensor(), data = Images::of(stack.tensor());
+    Tensor g = Images::of(stack.tensor());
+    const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
+    const bool alike = gx && gx.is_contiguous(false, 1) && gx.strides()[0] == g.strides()[0];
+    if (gx && !alike) g = g.to(g.dtype);
+    const Tensor written = !gx ? Tensor() : alike ? gx.again() : Tensor::empty(g.shape, g.dtype);  // laid out as g is
     const Images x(data), cotangent(g);
-    need(!gx || Images(gx).stride == cotangent.stride, "affine_backward: g and gx must be laid out alike");
+    need(g.shape == data.shape && g.dtype == data.dtype && (!gx || (gx.shape == data.shape && gx.dtype == data.dtype)),
+         "affine_backward: data, g and gx must be of one shape and dtype");
+    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype), small_shapes);
     Tensor g_matrix = Tensor::empty(matrix.shape, matrix.dtype), g_offset = Tensor::empty(centre.shape, centre.dtype);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -169,10 +185,12 @@ void affine_backward_operator(torch::Value* values, torch::Value, torch::Value) 
         std::unique_ptr<T[]> memory(new T[chunks * rows * (x.d + 1)]);
         T *matrices = memory.get(), *offsets = matrices + chunks * rows * x.d;
         finish(affine_backward(numbers<const T>(data), all, x.d, numbers<const T>(g), numbers<const T>(matrix),
-                               numbers<const T>(centre), gx ? numbers<T>(gx) : nullptr, matrices, offsets, torch::threads()));
+                               numbers<const T>(centre), gx ? numbers<T>(written) : nullptr, matrices, offsets,
+                               torch::threads()));
         sum_chunks(chunks, rows * x.d, matrices, numbers<T>(g_matrix));
         sum_chunks(chunks, rows, offsets, numbers<T>(g_offset));
     });
+    if (gx && !alike) gx.copy(written);
     stack.results(g_matrix, g_offset);
 }
 

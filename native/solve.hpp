@@ -171,21 +171,28 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     store_group<planes, V>(values, vectors, n, d, rank, columns, ld, 1, scale, reinterpret_cast<T*>(rotations));
 }
 
+template <class V, class T = typename V::scalar>
+void solve_short_or_tiny(Batch<const T> in, Batch<T> values, Batch<T> vectors, int n, Workspace memory) {
+    switch (n) {
+        case 1: return solve_tiny<1, V>(in, values, vectors);
+        case 2: return solve_tiny<2, V>(in, values, vectors);
+        case 3: return solve_tiny<3, V>(in, values, vectors);
+        case 4: return solve_tiny<4, V>(in, values, vectors);
+        default: return solve_short<V>(in, values, vectors, n, memory);
+    }
+}
+
 // Up to twice as many matrices as V has lanes, real or complex. Eigenvectors are stored in rows.
 template <int planes, class V, class T = typename V::scalar>
 void solve(const T* matrices, T* values, T* vectors, int count, int n, Workspace memory) {
-    using Two = Pair<V>;
     const long size = long(n) * n * planes;
     Batch<const T> in{matrices, size, count};
     Batch<T> l{values, n, count}, v{vectors, size, count};
     if constexpr (planes == 1) {
-        if (n == 1) return solve_tiny<1, Two>(in, l, v);
-        if (n == 2) return solve_tiny<2, Two>(in, l, v);
-        if (n == 3) return solve_tiny<3, Two>(in, l, v);
-        if (n == 4) return solve_tiny<4, Two>(in, l, v);
-        if (n <= 16) return solve_short<Two>(in, l, v, n, memory);
+        if (n <= 16 && count <= V::lanes) return solve_short_or_tiny<V>(in, l, v, n, memory);
+        if (n <= 16) return solve_short_or_tiny<Pair<V>>(in, l, v, n, memory);
     }
-    solve_long<planes, Two>(in, l, v, n, memory);
+    solve_long<planes, Pair<V>>(in, l, v, n, memory);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

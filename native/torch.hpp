@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -60,6 +61,9 @@ inline void check(int code) {
 enum Dtype : std::int32_t { float32 = 6, float64 = 7, complex64 = 9, complex128 = 10 };
 
 inline Dtype real(std::int32_t dtype) { return dtype == float32 || dtype == complex64 ? float32 : float64; }
+inline bool is_known(std::int32_t dtype) {
+    return dtype == float32 || dtype == float64 || dtype == complex64 || dtype == complex128;
+}
 inline bool is_complex(std::int32_t dtype) { return dtype == complex64 || dtype == complex128; }
 inline Dtype wider(std::int32_t dtype) { return is_complex(dtype) ? complex128 : float64; }
 
@@ -69,6 +73,10 @@ struct Shape {
     std::int64_t size[most_dims];
     int dims = 0;
 
+    Shape() = default;
+    Shape(std::initializer_list<std::int64_t> sizes) {
+        for (std::int64_t each : sizes) size[dims++] = each;
+    }
     std::int64_t numel() const {
         std::int64_t product = 1;
         for (int k = 0; k < dims; ++k) product *= size[k];
@@ -137,11 +145,12 @@ public:
         return result;
     }
 
-    // Whether it lies in memory row by row, or with the last two dimensions by columns.
-    bool is_contiguous(bool by_columns = false) const {
+    // Whether it lies in memory row by row, or with the last two dimensions by columns; each part of it that an index of
+    // the first `apart` dimensions picks.
+    bool is_contiguous(bool by_columns = false, int apart = 0) const {
         const std::int64_t* stride = strides();
         std::int64_t step = 1;
-        for (int k = shape.dims - 1; k >= 0; --k) {
+        for (int k = shape.dims - 1; k >= apart; --k) {
             const bool swapped = by_columns && k >= shape.dims - 2;
             const int at = swapped ? 2 * shape.dims - 3 - k : k;
             if (shape.size[at] != 1 && stride[at] != step) return false;

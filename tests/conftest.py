@@ -1,7 +1,7 @@
 """What every test starts from: one thread, no hypothesis database, a seeded generator; sets of instructions.
 
-In parallel (``pytest -n auto``) a worker's subprocesses have one thread too, unless they ask for more; the tests of a file
-of the laboratory, which share trainings, stay on one worker (``--dist loadgroup``).
+In parallel (``pytest -n auto``) a worker's subprocesses have one thread too, unless they ask for more; the tests of a
+file of the laboratory, which share trainings, stay on one worker (``--dist loadgroup``).
 
 After ``python -m pytest -m gpu`` on a machine with a GPU, a summary is written to ``results/gpu-tests.json``.
 """
@@ -40,7 +40,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(params=native.SETS)
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set of this processor, one after the other; or the one that the environment asks for, or none."""
+    """Every instruction set of this processor, one after the other; or the one the environment asks for, or none."""
     if not native.available():
         if request.param != native.SETS[0]:
             pytest.skip("there is no kernel")

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from eigengrad.matrix_functions.embedding import embeds
 from spectra import relative_error
 from torch import Tensor
 from torch.autograd import forward_ad
 
 import eigengrad as eg
 from eigengrad import native
-from eigengrad.matrix_functions.embedding import embeds
 from eigengrad.testing import hermitian
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")

@@ -1,4 +1,5 @@
-"""The compiled kernel on complex Hermitian matrices: as accurate as LAPACK, and the same bits wherever a matrix stands."""
+"""The compiled kernel on complex Hermitian matrices: as accurate as LAPACK, and the same bits wherever a matrix
+stands."""
 
 import numpy as np
 import pytest

@@ -37,17 +37,17 @@ class Arriving:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """On a CPU, what happens on CUDA: no compiled kernel, and answers that travel."""
     watch = Watch()
-    judge = finite_check.FiniteCheck.judge
+    raise_if_bad = finite_check.FiniteCheck.raise_if_bad
 
     def judge_on_the_host(check: finite_check.FiniteCheck, finite: Tensor, matrices: int) -> None:
         assert any(finite is answer for answer in Arriving.read_so_far), "only what has arrived may be looked at"
         with watch.pause():
-            judge(check, finite, matrices)
+            raise_if_bad(check, finite, matrices)
 
     monkeypatch.setattr(native, "_LIBRARY", None)
     monkeypatch.setattr(finite_check, "_in_background", lambda tensor: True)
     monkeypatch.setattr(finite_check, "_Answer", Arriving)
-    monkeypatch.setattr(finite_check.FiniteCheck, "judge", judge_on_the_host)
+    monkeypatch.setattr(finite_check.FiniteCheck, "raise_if_bad", judge_on_the_host)
     monkeypatch.setattr(Arriving, "arrives", True)
     monkeypatch.setattr(Arriving, "read_so_far", [], raising=False)
     return watch

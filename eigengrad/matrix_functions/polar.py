@@ -153,8 +153,8 @@ def _lyapunov(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
 
 
 class _Lyapunov(Function):
-    """``H, B -> Y`` with ``H Y + Y H = B``. V, the eigenvectors of H, and ``W[i, j] = 1/(h_i + h_j)`` solve it, and carry
-    no derivative."""
+    """``H, B -> Y`` with ``H Y + Y H = B``. V, the eigenvectors of H, and ``W[i, j] = 1/(h_i + h_j)`` solve it, and
+    carry no derivative."""
 
     @staticmethod
     def forward(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, hermitian_part, public
-from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.eigenbasis import Eigenbasis, conjugate
 from eigengrad.eigh import columns_of
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
@@ -133,7 +133,7 @@ class _Tangent(Function):
 
     @staticmethod
     def forward(A: Tensor, P: Tensor, W: Tensor, V: Tensor, dA: Tensor) -> Tensor:
-        return Eigenbasis(W[..., 0], V).conjugate(W + W.mT, dA)
+        return conjugate(V, W + W.mT, dA)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

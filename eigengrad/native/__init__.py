@@ -1,13 +1,13 @@
 """The compiled kernel, and the operators ``torch.ops.eigengrad`` that it implements on a CPU.
 
 ``torch.linalg.eigh`` hands a batch to LAPACK one matrix after the other. The kernel (folder ``native`` of the sources)
-decomposes 8 to 32 at once, one in each lane of the vector registers, by LAPACK's own methods: Householder's reduction and
-implicit QL (Jacobi rotations up to 4 x 4), with residual, orthogonality and eigenvalues as accurate as LAPACK's. A matrix
-has the same bits whatever its place in a batch, the batch's size and the number of threads.
+decomposes 8 to 32 at once, one in each lane of the vector registers, by LAPACK's own methods: Householder's reduction
+and implicit QL (Jacobi rotations up to 4 x 4), with residual, orthogonality and eigenvalues as accurate as LAPACK's. A
+matrix has the same bits whatever its place in a batch, the batch's size and the number of threads.
 
-Where the kernel was not built, the same operators work on LAPACK (``reference.py``): :func:`show_config` says which it is,
-and why. The environment variable ``EIGENGRAD_INSTRUCTIONS`` chooses, when eigengrad is imported, another instruction set
-than the best one: ``baseline``, ``avx2``, ``avx512``, or ``none`` for no kernel at all.
+Where the kernel was not built, the same operators work on LAPACK (``reference.py``): :func:`show_config` says which it
+is, and why. The environment variable ``EIGENGRAD_INSTRUCTIONS`` chooses, when eigengrad is imported, another
+instruction set than the best one: ``baseline``, ``avx2``, ``avx512``, or ``none`` for no kernel at all.
 """
 
 import ctypes

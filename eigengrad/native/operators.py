@@ -1,26 +1,26 @@
 """The operators ``torch.ops.eigengrad``: what each one does, its shape for tracers, and its batching rule.
 
-The compiled kernel implements them on a CPU (``native/operators.cpp``), :mod:`eigengrad.native.reference` everywhere else.
-Whatever dispatches through torch, a mode, a compiler, ``vmap``, therefore records or runs the same operator, with the same
-bits, and nobody above has to ask what a tensor is.
+The compiled kernel implements them on a CPU (``native/operators.cpp``), :mod:`eigengrad.native.reference` everywhere
+else. Whatever dispatches through torch, a mode, a compiler, ``vmap``, therefore records or runs the same operator,
+with the same bits, and nobody above has to ask what a tensor is.
 
-===================  ====================================================================================================
-``eigh``             ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of Hermitian matrices, by their lower
-                     triangle; ``for_function`` as a function of the matrix wants them: see
+===================  ===================================================================================================
+``eigh``             ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of Hermitian matrices, by their
+                     lower triangle; ``for_function`` as a function of the matrix wants them: see
                      :mod:`eigengrad.native.thresholds`
-``root``             ``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues and eigenvectors; eigenvalues of A below ``floor`` are taken
-                     to be ``floor``
+``root``             ``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues and eigenvectors; eigenvalues of A below ``floor`` are
+                     taken to be ``floor``
 ``function``         f(A), the eigenvalues and eigenvectors of A, for the f of a ``kind`` with a ``parameter``
 ``refine``           eigenvalues and eigenvectors without their errors of first order
 ``recompose``        ``V diag(x) V^H`` for real x
 ``pull_back``        cotangents of eigenvectors or of a function of a matrix, as one of the matrix: see :data:`KINDS`
 ``moments``          mean ``(G, d, 1)`` of data ``(B, G, d, M)``, and scatter about it ``(G, d, d)``
 ``affine``           ``y = T (data - centre) + offset``, or ``y +=`` the same
-``affine_backward``  the sums ``g (data - centre)^T (G, d, d)`` and ``g (G, d, 1)``; and ``gx = T^T g`` where gx is given
-===================  ====================================================================================================
+``affine_backward``  the sums ``g (data - centre)^T (G, d, d)`` and ``g (G, d, 1)``; ``gx = T^T g`` where gx is given
+===================  ===================================================================================================
 
-``kernel_always`` takes the compiled kernel where the table would take LAPACK. ``strict`` raises for a matrix without an
-eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and itself alone.
+``kernel_always`` takes the compiled kernel where the table would take LAPACK. ``strict`` raises for a matrix without
+an eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and itself alone.
 """
 
 from collections.abc import Callable

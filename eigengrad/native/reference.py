@@ -90,8 +90,13 @@ def not_finite(index: int) -> str:
     )
 
 
+def too_many_for_cusolver(A: Tensor) -> bool:
+    """Whether a batch, which torch hands over whole from 2.12 on, must be cut into pieces."""
+    return A.is_cuda and math.prod(A.shape[:-2]) > PIECE and torch.torch_version.__version__ >= "2.12"
+
+
 def _in_pieces(A: Tensor) -> tuple[Tensor, Tensor]:
-    if not (A.is_cuda and math.prod(A.shape[:-2]) > PIECE and torch.torch_version.__version__ >= "2.12"):
+    if not too_many_for_cusolver(A):
         L, V = torch.linalg.eigh(A)
         return L, V
     pieces = [torch.linalg.eigh(piece) for piece in A.flatten(0, -3).split(PIECE)]

@@ -1,9 +1,9 @@
 """Which backend decomposes a batch, and in which precision: one table, as measured by ``python -m benchmarks.native``.
 
-Two things are asked for. *Eigenvectors*, as :func:`eigengrad.eigh` returns them, are as accurate as LAPACK's. A *function*
-of a matrix is as accurate as its decomposition lets it be, and in single precision a solver's error is several times that of
-everything that follows: so few small matrices go through double precision, where that is cheap, and the others are
-corrected afterwards (Ogita and Aishima, 2018, 2019; ``native/refine.hpp``).
+Two things are asked for. *Eigenvectors*, as :func:`eigengrad.eigh` returns them, are as accurate as LAPACK's. A
+*function* of a matrix is as accurate as its decomposition lets it be, and in single precision a solver's error is
+several times that of everything that follows: so few small matrices go through double precision, where that is cheap,
+and the others are corrected afterwards (Ogita and Aishima, 2018, 2019; ``native/refine.hpp``).
 
 The compiled kernel looks the table up itself, when an operator runs: :func:`table` is what it is given.
 """
@@ -70,8 +70,8 @@ def plan(purpose: str, n: int, batch: int, dtype: torch.dtype, threads: int, *, 
 
 
 def table() -> tuple[list[int], list[int]]:
-    """Smallest batches of the kernel by purpose, dtype, threads (1 and more) and n from 0 to :data:`LARGEST`, and of single
-    precision by backend and n, row by row."""
+    """Smallest batches of the kernel by purpose, dtype, threads (1 and more) and n from 0 to :data:`LARGEST`, and of
+    single precision by backend and n, row by row."""
     sizes = range(LARGEST + 1)
     kernel = [
         _smallest_batch(purpose, n, dtype, threads)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eigengrad import native
 from eigengrad.native import operators
-from eigengrad.solvers.base import Solver, hermitian, lower
+from eigengrad.solvers.base import Solver, check, hermitian, lower
 from eigengrad.solvers.power_iteration import PowerIteration
 from eigengrad.solvers.qr import QR
 
@@ -81,6 +81,7 @@ class Eigh:
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         if A.is_cuda:
             return operators.eigh(lower(A, UPLO), False, False, True)
+        check(A, UPLO)
         L, V = torch.linalg.eigh(A, UPLO)
         return L, V
 

@@ -117,7 +117,7 @@ def denoise(
         layout = Layout.of(x, channels)
         data = layout.arrange(x)
         mean, covariance, valid, route, check = batch_moments(data, everything, process_group, errors)
-        P = check.settle(_projection(covariance, eps, rank, energy, gradient, solver))
+        P = check.finish(_projection(covariance, eps, rank, energy, gradient, solver))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))

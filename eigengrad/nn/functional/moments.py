@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from eigengrad import native
 from eigengrad.autograd import Function, has_autocast
@@ -207,13 +208,20 @@ class _Affine(Function):
 
 
 def _in_one_pass(*arrays: Tensor) -> bool:
-    """Whether arrays ``(B, G, d, M)`` suit the operators: real, on a CPU with the kernel, images contiguous each."""
+    """Whether arrays ``(B, G, d, M)`` suit the operators: real, on a CPU with the kernel, images contiguous each.
+
+    What ``torch.autograd.grad(is_grads_batched=True)`` maps over does not: no operator that writes in place.
+    """
     _, _, d, M = arrays[0].shape
     return (
         native.available()
         and 0 < d <= MOST_CHANNELS
         and all(
-            x.dtype in (torch.float32, torch.float64) and x.is_cpu and x.numel() > 0 and x.stride()[1:] == (d * M, M, 1)
+            x.dtype in (torch.float32, torch.float64)
+            and x.is_cpu
+            and x.numel() > 0
+            and x.stride()[1:] == (d * M, M, 1)
+            and not functorch.is_legacy_batchedtensor(x)
             for x in arrays
         )
     )

@@ -82,7 +82,7 @@ def pool_covariance(
         largest = covariance.detach().abs().sum(dim=-1).amax(dim=-1)  # at least the largest eigenvalue
         rounding = ROUNDING * torch.finfo(data.dtype).eps * largest
         F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
-        F = torch.where(valid, F, 0.0) if errors == "skip" else check.settle(F)
+        F = torch.where(valid, F, 0.0) if errors == "skip" else check.finish(F)
         row, column = torch.triu_indices(channels, channels, device=x.device)
         weight = torch.where(row == column, 1.0, 2.0**0.5).to(F.dtype)
         return (F[..., row, column] * weight).to(x.dtype)

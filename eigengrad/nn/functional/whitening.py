@@ -123,7 +123,7 @@ def whiten(
             layout = Layout.of(part, size)
             data = layout.arrange(part)
             mean, covariance, valid, route, check = batch_moments(data, block, process_group, errors)
-            W = check.settle(_inverse_root(covariance, eps, gradient, solver))
+            W = check.finish(_inverse_root(covariance, eps, gradient, solver))
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
             estimates.record(valid, block, (running_mean, mean), (running_whitening, W))
