@@ -11,8 +11,9 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "has_autocast", "hermitian_part", "public"]
+__all__ = ["Function", "has_autocast", "hermitian_part", "is_traced", "public"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,6 +148,11 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
 def _widened(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.to(torch.float32) if half else value
+
+
+def is_traced() -> bool:
+    """Whether operators are recorded, by a compiler or ``make_fx``, to run later, on other values."""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None
 
 
 def hermitian_part(X: Tensor) -> Tensor:

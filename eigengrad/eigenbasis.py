@@ -39,7 +39,7 @@ class Eigenbasis(NamedTuple):
 
     def conjugate(self, W: Tensor, B: Tensor) -> Tensor:
         """:func:`conjugate`."""
-        return conjugate(self.V, W, B)
+        return conjugate(self.V, W if W.is_complex() else W.to(self.L.dtype), B)
 
     def pull_back(
         self, rule: GradientRule, gL: Tensor | None, gV: Tensor | None, columns: slice | None = None
@@ -65,7 +65,7 @@ def conjugate(V: Tensor, W: Tensor, B: Tensor) -> Tensor:
     """``V (W o (V^H herm(B) V)) V^H`` for symmetric ``W``, that broadcasts, and any ``B (*, n, n)``."""
     if W.is_complex():
         return V @ (W * (V.mH @ hermitian_part(B) @ V)) @ V.mH
-    return operators.pull_back(V, B, W.to(V.dtype.to_real()).expand(V.shape), None, KINDS["function"])
+    return operators.pull_back(V, B, W.expand(V.shape), None, KINDS["function"])
 
 
 def supports_operators(solver: solvers.Solver) -> TypeGuard[solvers.Auto | solvers.Native]:
@@ -123,9 +123,9 @@ class _PullBack(Function):
                 [tangent for tangent, there in zip(tangents[:4], ctx.present, strict=True) if there], given, strict=True
             )
         ]
-        # torch has no forward mode within dual numbers; but the pull-back of the pull-back, which is linear, is the same.
-        _, pull_back = torch.func.vjp(function, *given)
-        _, push_forward = torch.func.vjp(pull_back, torch.zeros_like(ctx.saved_tensors[1]))
+        # torch has no forward mode within dual numbers. The pull-back of the pull-back, which is linear, is the same.
+        pull_back: Any = torch.func.vjp(function, *given)[1]
+        push_forward: Any = torch.func.vjp(pull_back, torch.zeros_like(ctx.saved_tensors[1]))[1]
         return push_forward(tuple(moving))[0]
 
 

@@ -149,10 +149,11 @@ void moments_operator(torch::Value* values, torch::Value, torch::Value) {
 
 void affine_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
-    const Tensor y = stack.tensor(), written = Images::of(y.again()), data = Images::of(stack.tensor());
+    const Tensor y = stack.tensor(), data = Images::of(stack.tensor());
     const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
     const Tensor offset = stack.tensor().contiguous();
-    const bool add = stack.boolean();
+    const bool add = stack.boolean(), apart = !y.is_contiguous(false, 1);
+    const Tensor written = !apart ? y.again() : add ? y.to(y.dtype) : Tensor::empty(y.shape, y.dtype);
     const Images x(data), to(written);
     need(y.shape == data.shape && y.dtype == data.dtype, "affine: y and data must be of one shape and dtype");
     need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(offset, data.dtype),
@@ -162,7 +163,7 @@ void affine_operator(torch::Value* values, torch::Value, torch::Value) {
         finish(affine(numbers<const T>(data), x.with(to), x.d, numbers<const T>(matrix), numbers<const T>(centre),
                       numbers<const T>(offset), numbers<T>(written), add, torch::threads()));
     });
-    if (written.data() != y.data()) y.copy(written);
+    if (apart) y.copy(written);
 }
 
 void affine_backward_operator(torch::Value* values, torch::Value, torch::Value) {

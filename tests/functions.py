@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Results]] = {
 
 FUNCTIONS_OF_DATA: dict[str, Callable[[Tensor], Results]] = {
     "procrustes": lambda A: tuple(eg.procrustes(A, A @ A + A.flip(-1), scaling=True)),
-    "whiten": lambda A: (eg.whiten(observations(A), eps=0.1, group_size=3),),
+    "whiten": lambda A: (eg.whiten(observations(A), eps=0.1, group_size=min(3, A.shape[-1])),),
     "denoise": lambda A: (eg.denoise(observations(A), rank=1, eps=0.1),),
     "pool_covariance": lambda A: (eg.pool_covariance(observations(A).mT.unsqueeze(0), eps=0.1),),
 }

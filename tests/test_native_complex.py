@@ -1,5 +1,6 @@
-"""The compiled kernel on complex Hermitian matrices: as accurate as LAPACK, and the same bits wherever a matrix
-stands."""
+"""The compiled kernel on complex Hermitian matrices: accurate as LAPACK is, the same bits wherever a matrix stands."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ import torch
 from test_native import errors, solve
 from torch import Tensor
 
-from eigengrad import native, native_products, solvers, testing
+import eigengrad as eg
+from eigengrad import native, solvers, testing
+from eigengrad.native import operators
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
 COMPLEX = (torch.complex64, torch.complex128)
@@ -53,7 +56,7 @@ def _errors(A: Tensor, L: Tensor, V: Tensor, exact: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("n", SIZES)
-def test_random_matrices(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_random_matrices(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     batch = 2_000 if n <= 8 else 200 if n <= 33 else 40
     A = hermitian(batch, n, dtype, generator)
     check(A)
@@ -62,7 +65,7 @@ def test_random_matrices(n: int, dtype: torch.dtype, instructions: int, generato
 
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("kind", testing.SPECTRA)
-def test_spectra(kind: str, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_spectra(kind: str, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     for n in SIZES:
         members = []
         scales = (1e-30, 1e-10, 1.0, 1e30) if dtype == torch.complex64 else (1e-200, 1e-30, 1.0, 1e200)
@@ -77,7 +80,7 @@ def test_spectra(kind: str, dtype: torch.dtype, instructions: int, generator: to
 
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("n", SIZES)
-def test_known_matrices(n: int, dtype: torch.dtype, instructions: int) -> None:
+def test_known_matrices(n: int, dtype: torch.dtype, instructions: str) -> None:
     """Zero and diagonal matrices have no error at all."""
     values = torch.arange(n, 0, -1).to(dtype)
     L, V = solve(torch.stack([torch.zeros(n, n, dtype=dtype), torch.eye(n, dtype=dtype), values.diag()]))
@@ -88,7 +91,7 @@ def test_known_matrices(n: int, dtype: torch.dtype, instructions: int) -> None:
 
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 5, 8, 13, 17, 40))
-def test_same_bits_everywhere(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_same_bits_everywhere(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """Whatever the size of the batch, the place in it, the neighbours and the number of threads."""
     A = hermitian(150, n, dtype, generator)
     A[::3] *= torch.logspace(-20, 20, 50, dtype=dtype.to_real())[:, None, None]
@@ -138,73 +141,50 @@ def test_one_triangle_is_read_of_any_layout(generator: torch.Generator) -> None:
         torch.testing.assert_close((V * L.unsqueeze(-2)) @ V.mH, A)
 
 
-def test_it_does_not_read_or_write_beyond(generator: torch.Generator) -> None:
-    for n in (1, 2, 3, 5, 17):
-        for count in (1, 5, 33):
-            A = hermitian(count, n, torch.complex64, generator)
-            L, V = torch.full((count + 2, n), 7.0), torch.full((count + 2, n, n), 7.0 + 0j)
-            native._LIBRARY.eigengrad_eigh_float32(2, A.data_ptr(), L[1].data_ptr(), V[1].data_ptr(), count, n, 2)
-            assert (L[[0, -1]] == 7).all()
-            assert (V[[0, -1]] == 7).all()
-            assert torch.equal(L[1:-1], solve(A)[0])
-
-
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("inverse", [False, True])
-def test_roots(inverse: bool, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
+def test_roots(inverse: bool, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
+    """Of few and of many matrices, by the kernel and by LAPACK: complex64 corrected afterwards, or through double."""
     for n in (1, 3, 8, 17, 24, 33):
         A = hermitian(40, n, dtype, generator)
         A = A @ A / n + torch.eye(n)
-        for through_double in {False, dtype == torch.complex64}:
-            X, x, V = native_products.root(A, 0.0, inverse=inverse, through_double=through_double)
+        for batch, kernel_always in ((A, True), (A[:3], True), (A, False)):
+            X, x, V = operators.root(batch, inverse, 0.0, kernel_always, False)
             square = torch.linalg.inv(X @ X) if inverse else X @ X
-            assert testing.relative_error(square, A) < 100 * n * torch.finfo(dtype).eps
+            assert testing.relative_error(square, batch) < 100 * n * torch.finfo(dtype).eps
             assert testing.relative_error((V * x.unsqueeze(-2)) @ V.mH, X) < 30 * n**0.5 * torch.finfo(dtype).eps
             assert torch.equal(X, X.mH)
 
 
-@pytest.mark.parametrize("dtype", COMPLEX)
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 24, 25])
-def test_same_bits_in_lanes_and_alone(
-    n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator
-) -> None:
-    L, V = solve(hermitian(40, n, dtype, generator))
-    L = L.abs() + 1
-    G = torch.randn(40, n, n, dtype=dtype, generator=generator)
-    K = torch.randn(40, n, n, dtype=dtype.to_real(), generator=generator)
-    kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "series": L.round()}
-
-    def every(at: slice) -> list[Tensor]:
-        options = {"terms": (19, 18), "diagonal": L[at]}
-        cotangents = (G[at], G[at].mT.contiguous().mT)
-        products = [
-            native_products.pull_back(V[at], cotangent, weights[at], kind=kind, **options)
-            for cotangent in cotangents
-            for kind, weights in kinds.items()
-        ]
-        return [*products, native_products.recompose(V[at], L[at])]
-
-    together = every(slice(None))
-    for i in range(40):
-        assert all(map(torch.equal, (x[i : i + 1] for x in together), every(slice(i, i + 1))))
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "eigh": lambda A: torch.cat([(result := eg.eigh(A, solver="native"))[1], result[0].unsqueeze(-2)], -2),
+    "sqrtm": lambda A: eg.sqrtm(A, solver="native"),
+    "inv_sqrtm": lambda A: eg.inv_sqrtm(A, solver="native"),
+    "logm": lambda A: eg.logm(A, solver="native"),
+    "expm": lambda A: eg.expm(-A, solver="native"),
+    "powm": lambda A: eg.powm(A, 0.3, solver="native"),
+}
 
 
-@pytest.mark.parametrize("dtype", COMPLEX)
-@pytest.mark.parametrize("n", [2, 3, 16, 24])
-def test_refine_leaves_neighbours_alone(
-    n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator
-) -> None:
-    """The bits of a matrix whose neighbours are apart, clustered or NaN, which takes other steps in each."""
-    L = torch.linspace(1, 10, n, dtype=torch.float64).repeat(40, 1)
-    L[::3] = 1 + torch.arange(n) * 100 * torch.finfo(dtype).eps
-    V = torch.linalg.qr(torch.randn(40, n, n, dtype=torch.complex128, generator=generator)).Q
-    A = ((V * L.unsqueeze(-2)) @ V.mH).to(dtype)
-    V[::3] = torch.linalg.qr(torch.randn(14, n, n, dtype=torch.complex128, generator=generator)).Q
-    rows = V.to(dtype).mT.contiguous()
-    rows[7], A[8] = torch.nan, torch.nan
-    values, vectors = native_products.refine(A, rows.clone().mT)
-    for i in range(40):
-        alone = native_products.refine(A[i], rows[i].clone().mT)
-        for one, among_others in zip(alone, (values[i], vectors[i]), strict=True):
-            assert torch.equal(one.nan_to_num(7), among_others.nan_to_num(7))
-    assert [i for i in range(40) if values[i].isnan().all()] == [7, 8]
+def with_gradient(name: str, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = A.detach().requires_grad_()
+    value = FUNCTIONS[name](leaf)
+    return value.detach(), torch.autograd.grad(value, leaf, G)[0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 24, 25])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions(name: str, n: int, generator: torch.Generator) -> None:
+    """Value and gradient: one triangle is read, a matrix alone has the bits it has among others, NaN spoils no other."""
+    A = hermitian(40, n, torch.complex128, generator)
+    A = A @ A / n + torch.eye(n)
+    G = torch.randn(FUNCTIONS[name](A).shape, dtype=A.dtype, generator=generator)
+    expected = with_gradient(name, A, G)
+    lower = A.tril() + torch.full_like(A, 7 + 7j).triu(1) + 3j * torch.eye(n)  # the diagonal is taken for real
+    assert all(map(torch.equal, with_gradient(name, lower, G), expected))
+    for i in (0, 7, 39):
+        assert all(map(torch.equal, with_gradient(name, A[i], G[i]), (result[i] for result in expected)))
+    A[33, n - 1, 0] = torch.nan
+    others = torch.arange(40) != 33
+    for found, good in zip(with_gradient(name, A, G), expected, strict=True):
+        assert found[33].isnan().all() and torch.equal(found[others], good[others])

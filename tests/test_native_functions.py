@@ -9,7 +9,8 @@ import torch
 from spectra import diagonal, hermitian, relative_error
 from torch import Tensor
 
-from eigengrad import native, native_products
+from eigengrad import native
+from eigengrad.native import operators
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
 REAL = (torch.float32, torch.float64)
@@ -29,11 +30,22 @@ def exact(kind: str, parameter: float) -> tuple[Callable, Callable]:
     }[kind]
 
 
+def function(
+    A: Tensor, kind: str, parameter: float = 0.0, *, kernel_always: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``f(A)``, eigenvalues (of a root, its own) and eigenvectors; the parameter of a root is its floor."""
+    if kind in ROOTS.values():
+        return operators.root(A, kind == "inverse_square_root", parameter, kernel_always, False)
+    return operators.function(A, operators.KINDS[kind], parameter, kernel_always, False)
+
+
+def pull_back(V: Tensor, G: Tensor, x: Tensor, kind: str, parameter: float = 0.0) -> Tensor:
+    return operators.pull_back(V, G, x, None, operators.KINDS[kind], parameter)
+
+
 def elementary(kind: str, x: Tensor, parameter: float = 0.0) -> Tensor:
-    result = torch.empty_like(x)
-    apply = native._function("apply", x.dtype)
-    apply(native_products._KINDS.index(kind), parameter, x.data_ptr(), result.data_ptr(), x.numel())
-    return result
+    """Of matrices of one number, which are their own eigenvalues to the last bit."""
+    return function(x[:, None, None], kind, parameter)[0].flatten()
 
 
 def weights(kind: str, x: Tensor, y: Tensor, parameter: float = 0.0) -> Tensor:
@@ -43,7 +55,7 @@ def weights(kind: str, x: Tensor, y: Tensor, parameter: float = 0.0) -> Tensor:
     """
     L = torch.stack([x, y], -1)
     G = torch.ones(*L.shape, 2, dtype=x.dtype)
-    found = native_products.pull_back(torch.eye(2, dtype=x.dtype).expand(G.shape), G, L, kind=kind, exponent=parameter)
+    found = pull_back(torch.eye(2, dtype=x.dtype).expand(G.shape), G, L, kind, parameter)
     assert torch.equal(found[:, 0, 1].nan_to_num(7), found[:, 1, 0].nan_to_num(7))
     return found[:, 0, 1]
 
@@ -76,7 +88,7 @@ def positive(dtype: torch.dtype, count: int, generator: torch.Generator) -> Tens
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize(("kind", "parameter"), [*FUNCTIONS, ("power", -50.0), ("power", 0.0)])
 def test_elementary(
-    kind: str, parameter: float, dtype: torch.dtype, instructions: int, generator: torch.Generator
+    kind: str, parameter: float, dtype: torch.dtype, instructions: str, generator: torch.Generator
 ) -> None:
     x, info = positive(dtype, 400, generator), torch.finfo(dtype)
     if kind == "exponential":
@@ -84,37 +96,41 @@ def test_elementary(
         spread = torch.rand(1000, dtype=torch.float64, generator=generator) * float(high - low) + float(low)
         x = torch.cat([spread.to(dtype), x.log() / 100, torch.tensor([0.0, info.tiny, -info.tiny], dtype=dtype)])
     with mpmath.workprec(150):
-        function = exact(kind, parameter)[0]
-        assert units(elementary(kind, x, parameter), [function(mpmath.mpf(v)) for v in x.double().tolist()]) < 1.8
+        f = exact(kind, parameter)[0]
+        assert units(elementary(kind, x, parameter), [f(mpmath.mpf(v)) for v in x.double().tolist()]) < 1.8
 
 
 @pytest.mark.parametrize("dtype", REAL)
-def test_edges(dtype: torch.dtype, instructions: int) -> None:
-    """As torch has them, beyond a vector and alone."""
+def test_edges(dtype: torch.dtype, instructions: str) -> None:
+    """As torch has them, beyond a vector and alone; but a matrix that is not finite has no function."""
     info = torch.finfo(dtype)
     one = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, -1.0, -info.tiny, info.max, -info.max, info.tiny, 1.0]
     for x in (torch.tensor(7 * one, dtype=dtype), *torch.tensor(one, dtype=dtype).split(1)):
-        torch.testing.assert_close(elementary("exponential", x), x.exp(), equal_nan=True)
-        torch.testing.assert_close(elementary("logarithm", x), x.log(), equal_nan=True)
-        torch.testing.assert_close(elementary("square_root", x, 0.5), x.clamp_min(0.5).sqrt(), equal_nan=True)
-        torch.testing.assert_close(elementary("inverse_square_root", x, 0.5), x.clamp_min(0.5).rsqrt(), equal_nan=True)
-        for p in (0.3, -0.3):
-            ours, expected = elementary("power", x, p), (x + 0.0) ** p  # and of -inf NaN, not infinity
-            torch.testing.assert_close(ours, torch.where(x == -torch.inf, torch.nan, expected), equal_nan=True)
+        right = {
+            "exponential": (0.0, x.exp()),
+            "logarithm": (0.0, x.log()),
+            "square_root": (0.5, x.clamp_min(0.5).sqrt()),
+            "inverse_square_root": (0.5, x.clamp_min(0.5).rsqrt()),
+        }
+        for kind, (parameter, expected) in [*right.items(), *(("power", (p, (x + 0.0) ** p)) for p in (0.3, -0.3))]:
+            expected = torch.where(x.isfinite(), expected, torch.nan)
+            torch.testing.assert_close(elementary(kind, x, parameter), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize(("kind", "parameter"), FUNCTIONS)
 def test_same_bits_of_every_width(kind: str, parameter: float, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """With fused multiplication: of vectors of 64 bytes, of 32, and of one number."""
-    x = positive(dtype, 100, generator)
+    """With fused multiplication: of vectors of 64 bytes, of 32, and of few numbers, but not through double."""
+    x = positive(dtype, 112, generator)
     x = x.log() if kind == "exponential" else x
-    found = []
-    for level in (2, 1):
-        if native._LIBRARY.eigengrad_choose_instructions(level):
+    found, chosen = [], str(native.instructions())
+    for name in ("avx512", "avx2"):
+        if native.choose_instructions(name):
             found += [elementary(kind, x, parameter)]
-            found += [torch.cat([elementary(kind, one, parameter) for one in x.split(1)])]
-    native._LIBRARY.eigengrad_choose_instructions(("baseline", "avx2", "avx512").index(str(native.instructions())))
+            found += [torch.cat([elementary(kind, few, parameter) for few in x.split(size)]) for size in (16, 48)]
+            if dtype == torch.float64:
+                found += [torch.cat([elementary(kind, one, parameter) for one in x.split(1)])]
+    assert native.choose_instructions(chosen)
     assert all(torch.equal(found[0], other) for other in found)
 
 
@@ -141,14 +157,14 @@ def pairs(kind: str, dtype: torch.dtype, generator: torch.Generator) -> tuple[Te
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize(("kind", "parameter"), FUNCTIONS)
 def test_divided_differences(
-    kind: str, parameter: float, dtype: torch.dtype, instructions: int, generator: torch.Generator
+    kind: str, parameter: float, dtype: torch.dtype, instructions: str, generator: torch.Generator
 ) -> None:
     x, y = pairs(kind, dtype, generator)
     expected, good, info = [], [], torch.finfo(dtype)
     with mpmath.workprec(400):
-        function, derivative = exact(kind, parameter)
+        f, derivative = exact(kind, parameter)
         for a, b in zip(map(mpmath.mpf, x.double().tolist()), map(mpmath.mpf, y.double().tolist()), strict=True):
-            expected.append(derivative(a) if a == b else (function(a) - function(b)) / (a - b))
+            expected.append(derivative(a) if a == b else (f(a) - f(b)) / (a - b))
             numbers = (expected[-1], derivative(a), derivative(b))  # of full precision in this dtype
             good.append(all(1e3 * info.tiny < abs(number) < info.max / 1e3 for number in numbers))
     together = weights(kind, x, y, parameter)
@@ -159,7 +175,7 @@ def test_divided_differences(
     assert torch.equal(torch.cat(alone).nan_to_num(7), together[::7].nan_to_num(7))
 
 
-def test_divided_differences_at_the_edge(instructions: int) -> None:
+def test_divided_differences_at_the_edge(instructions: str) -> None:
     """Infinite at zero where the derivative is, NaN for negative numbers and for NaN."""
     zero, one, bad = torch.zeros(1), torch.ones(1), torch.full((1,), torch.nan)
     for kind, parameter in FUNCTIONS:
@@ -180,7 +196,7 @@ def test_value_and_gradient(
     dtype: torch.dtype,
     scales: tuple[float, ...],
     limit: float,
-    instructions: int,
+    instructions: str,
     generator: torch.Generator,
 ) -> None:
     """At a condition of 10, every gap and every scale (of the exponential: one), of one matrix and of many."""
@@ -194,57 +210,56 @@ def test_value_and_gradient(
                 value, gradient = oracle.value_and_gradient(name, A.double(), G.double())
                 size = gradient.abs().max()  # its square may not be a number
                 for copies in (1, 40):
-                    X, x, V = native_products.matrix_function(A.expand(copies, 5, 5), kind, parameter)
+                    X, x, V = function(A.expand(copies, 5, 5), kind, parameter)
                     assert relative_error(X, value.expand(X.shape)) < limit
-                    found = native_products.pull_back(V, G.expand(X.shape), x, kind=kind, exponent=parameter)
+                    found = pull_back(V, G.expand(X.shape), x, kind, parameter)
                     assert relative_error(found.double() / size, (gradient / size).expand(found.shape)) < limit
 
 
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 24, 25, 40])
-def test_of_any_size(n: int, dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
-    """Against torch; a matrix alone has the bits that it has among others; any eigenvectors."""
+def test_of_any_size(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
+    """Against torch; a few matrices have the bits that they have among others; few small ones go through double."""
     F = torch.randn(40, n, 2 * n, dtype=dtype, generator=generator)
     A = F @ F.mT / (2 * n) + 0.1 * torch.eye(n, dtype=dtype)
     A[7] = torch.nan
     G = torch.randn(40, n, n, dtype=dtype, generator=generator)
     good = torch.arange(40) != 7
     L, U = torch.linalg.eigh(A[good].double())
+    in_double = dtype == torch.float32 and n <= 12
+    few = 16 if in_double else 1
     for kind, parameter in (("exponential", 0.0), ("logarithm", 0.0), ("power", 0.3), ("inverse_square_root", 0.0)):
-        X, x, V = native_products.matrix_function(A, kind, parameter)
-        gradient = native_products.pull_back(V, G, x, kind=kind, exponent=parameter)
+        X, x, V = function(A, kind, parameter)
+        gradient = pull_back(V, G, x, kind, parameter)
         f = {"power": L**0.3, "exponential": L.exp(), "logarithm": L.log()}.get(kind, L.rsqrt())
         expected = (U * f.unsqueeze(-2)) @ U.mT
         assert relative_error(X[good], expected) < 100 * torch.finfo(dtype).eps
         assert torch.equal(X[good], X[good].mT)
         assert relative_error(x[good].sort().values, (f if "root" in kind else L).sort().values) < 1e-6
         assert X[7].isnan().all() and gradient[7].isnan().all()
-        for i in (0, 6, 8, 39):
-            alone = native_products.matrix_function(A[i : i + 1], kind, parameter)
-            assert all(torch.equal(one[0], many[i]) for one, many in zip(alone, (X, x, V), strict=True))
-            options = {"kind": kind, "exponent": parameter}
-            assert torch.equal(native_products.pull_back(alone[2], G[i : i + 1], alone[1], **options)[0], gradient[i])
-        crude = U.to(dtype).mT.clone(memory_format=torch.contiguous_format).mT
-        again = native_products.matrix_function(A[good], kind, parameter, V=crude)
-        assert again[2] is crude and relative_error(again[0], expected) < 100 * torch.finfo(dtype).eps
-        if dtype == torch.float32:
-            wide = native_products.matrix_function(A[good], kind, parameter, through_double=True)
-            assert relative_error(wide[0], expected) < torch.finfo(dtype).eps
+        for i in (8, 11, 40 - few):
+            at = slice(i, i + few)
+            alone = function(A[at], kind, parameter)
+            assert all(map(torch.equal, alone, (X[at], x[at], V[at])))
+            assert torch.equal(pull_back(alone[2], G[at], alone[1], kind, parameter), gradient[at])
+        by_lapack = function(A[good][:1], kind, parameter, kernel_always=False)[0]
+        assert relative_error(by_lapack, expected[:1]) < 100 * torch.finfo(dtype).eps
+        if in_double:
+            assert relative_error(function(A[good][:3], kind, parameter)[0], expected[:3]) < torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
-def test_complex(dtype: torch.dtype, instructions: int, generator: torch.Generator) -> None:
-    """By eigenvectors that are given."""
-    for n, batch in ((3, 40), (20, 2), (33, 1)):
-        F = torch.randn(batch, n, 2 * n, dtype=dtype, generator=generator)
-        A = F @ F.mH / (2 * n) + 0.1 * torch.eye(n, dtype=dtype)
-        L, U = torch.linalg.eigh(A.to(torch.complex128))
-        crude = U.to(dtype).mT.clone(memory_format=torch.contiguous_format).mT
-        X, x, V = native_products.matrix_function(A, "logarithm", V=crude)
+@pytest.mark.parametrize(("n", "batch"), [(3, 40), (20, 2), (33, 1)])
+def test_complex(n: int, batch: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
+    """By eigenvectors of the kernel, and by those of LAPACK."""
+    F = torch.randn(batch, n, 2 * n, dtype=dtype, generator=generator)
+    A = F @ F.mH / (2 * n) + 0.1 * torch.eye(n, dtype=dtype)
+    L, U = torch.linalg.eigh(A.to(torch.complex128))
+    G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
+    gaps = L.unsqueeze(-1) - L.unsqueeze(-2) + torch.eye(n)
+    W = (L.log().unsqueeze(-1) - L.log().unsqueeze(-2)) / gaps + torch.diag_embed(1 / L)
+    expected = U @ (W * (U.mH @ (G + G.mH).to(U.dtype) @ U / 2)) @ U.mH
+    for kernel_always in (True, False):
+        X, x, V = function(A, "logarithm", kernel_always=kernel_always)
         assert relative_error(X, (U * L.log().unsqueeze(-2)) @ U.mH) < 100 * torch.finfo(dtype).eps
-        G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
-        gaps = L.unsqueeze(-1) - L.unsqueeze(-2) + torch.eye(n)
-        W = (L.log().unsqueeze(-1) - L.log().unsqueeze(-2)) / gaps + torch.diag_embed(1 / L)
-        expected = U @ (W * (U.mH @ (G + G.mH).to(U.dtype) @ U / 2)) @ U.mH
-        found = native_products.pull_back(V, G, x, kind="logarithm")
-        assert relative_error(found, expected) < 300 * torch.finfo(dtype).eps
+        assert relative_error(pull_back(V, G, x, "logarithm"), expected) < 300 * torch.finfo(dtype).eps

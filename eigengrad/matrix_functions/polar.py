@@ -191,8 +191,8 @@ class _NearestUnitary(Function):
         U, s, Vh = torch.linalg.svd(A, full_matrices=False)
         threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
         if proper:
-            signs = torch.ones_like(s)
-            signs[..., -1:] = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
+            last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
+            signs = torch.cat([torch.ones_like(s[..., 1:]), last[..., : s.shape[-1]]], dim=-1)
             U, s = U * signs.unsqueeze(-2), s * signs
         total = s.unsqueeze(-1) + s.unsqueeze(-2)
         W = torch.where(total > threshold, total, torch.inf).reciprocal()

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from eigengrad.autograd import Function
+from eigengrad.autograd import Function, is_traced
 
 __all__ = ["FiniteCheck"]
 
@@ -68,7 +67,7 @@ class FiniteCheck:
 
     def send(self, finite: Tensor, matrices: int) -> None:
         """Learn which are finite ``(B,)``, of which each ``matrices`` are one vmapped sample's: now, or later."""
-        if isinstance(finite, FakeTensor) or get_proxy_mode() is not None:
+        if isinstance(finite, FakeTensor) or is_traced():
             return
         if _in_background(finite):
             self._answer = _Answer(finite)

@@ -5,9 +5,9 @@ covariance to the matrix T, is small, and ordinary autograd:
 
     data -> mean, covariance -> T -> T (data - mean) + offset.
 
-Each pass works on pieces that fit a core's cache. So nothing of the data's size is kept besides input and output, data
-far from zero is centred exactly, and half precision is widened piece by piece. With ``m = B M`` observations and
-``S = (gC + gC^T) / m``, the passes backward are
+Each pass works on pieces that fit a core's cache, in an operator of the kernel or here. So nothing of the data's size
+is kept besides input and output, data far from zero is centred exactly, and half precision is widened piece by piece.
+With ``m = B M`` observations and ``S = (gC + gC^T) / m``, the passes backward are
 
     first:    gT = sum g (x - mean)^T,   g_offset = sum g,   g_mean = -T^T g_offset,   gx  = T^T g
     second:                                                                            gx += S (x - mean) + g_mean / m
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 
 from eigengrad import native
-from eigengrad.autograd import Function, has_autocast
+from eigengrad.autograd import Function, has_autocast, is_traced
 from eigengrad.native import operators
 from eigengrad.nn.functional.channel_groups import Layout
 
@@ -45,7 +45,7 @@ def moments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The mean, the covariance, and the data once more, to be the ``route`` of :func:`affine`: by it, the gradient in
         the data arrives here and is completed in place.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses by itself, and would unroll the loop over pieces
+    if is_traced() and not _in_one_pass(data):  # a compiler fuses by itself, and would unroll the loop over pieces
         wide = data.to(working_dtype(data))
         mean = wide.sum(dim=(0, 3)).unsqueeze(-1) / _observations(data)
         centred = wide - mean
@@ -61,7 +61,7 @@ def affine(
     The result is arranged back by the ``layout`` of the data. ``route`` is the third result of :func:`moments`, where T
     comes from there, and used nowhere else.
     """
-    if torch.compiler.is_compiling():
+    if is_traced() and not _in_one_pass(data):
         return layout.arrange_back((T @ (data.to(T.dtype) - mean) + offset).to(data.dtype))
     return _Affine.call(data if route is None else route, data, T, mean, offset, layout)
 
@@ -116,7 +116,7 @@ class _Moments(Function):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
-            if _in_one_pass(data, gx):
+            if _in_one_pass(gx):
                 operators.affine(gx, data, S, centre, shift, True)
                 return gx
             centred = None
@@ -148,7 +148,7 @@ class _Affine(Function):
     @staticmethod
     def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
         x, y = layout.empty(data)
-        if _in_one_pass(data, y):
+        if _in_one_pass(data):
             operators.affine(y, data, T, mean, offset, False)
             return layout.filled(x, y)
         centred = None
@@ -174,7 +174,7 @@ class _Affine(Function):
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
                 return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset, None
             gx = _empty_like(g) if needs_gx else g
-            if _in_one_pass(data, g, gx) and g.stride(0) == gx.stride(0):
+            if _in_one_pass(g):
                 gT, g_offset = operators.affine_backward(gx if needs_gx else None, data, g, T, mean)
                 return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset, None
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
@@ -207,23 +207,18 @@ class _Affine(Function):
         return _Affine.call(*folded, layout.widened(info.batch_size)).unflatten(1, (info.batch_size, -1)), 1
 
 
-def _in_one_pass(*arrays: Tensor) -> bool:
-    """Whether arrays ``(B, G, d, M)`` suit the operators: real, on a CPU with the kernel, images contiguous each.
+def _in_one_pass(data: Tensor) -> bool:
+    """Whether the operators of the kernel take ``data (B, G, d, M)``, and what is laid out like it: real, on a CPU.
 
     What ``torch.autograd.grad(is_grads_batched=True)`` maps over does not: no operator that writes in place.
     """
-    _, _, d, M = arrays[0].shape
     return (
         native.available()
-        and 0 < d <= MOST_CHANNELS
-        and all(
-            x.dtype in (torch.float32, torch.float64)
-            and x.is_cpu
-            and x.numel() > 0
-            and x.stride()[1:] == (d * M, M, 1)
-            and not functorch.is_legacy_batchedtensor(x)
-            for x in arrays
-        )
+        and data.is_cpu
+        and data.dtype in (torch.float32, torch.float64)
+        and 0 < data.shape[2] <= MOST_CHANNELS
+        and data.numel() > 0
+        and (torch.compiler.is_compiling() or not functorch.is_legacy_batchedtensor(data))
     )
 
 
