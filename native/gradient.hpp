@@ -54,10 +54,12 @@ EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
 }
 
 // The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
-// have in common goes to `factor`.
+// have in common goes to `factor`: of a projector, whether it is kept.
 template <class V, class T = typename V::scalar>
 void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const PullBackArguments<T>& arguments) {
-    for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
+    if (arguments.kind == projector) factor.load(arguments.diagonal);
+    else
+        for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
     w.each(true, [&](int i, int j) {
         const V xi = x.row(i), xj = x.row(j);
         pair_weights(arguments, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
@@ -68,7 +70,9 @@ void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const 
 
 template <class V, class T = typename V::scalar>
 void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, const PullBackArguments<T>& arguments) {
-    for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
+    if (arguments.kind == projector) factor.load(arguments.diagonal);
+    else
+        for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
     w.each(arguments.of_function(), [&](int i, int j) {
         const V xi = x.row(i), xj = x.column(j);
         V weight, unused;
@@ -107,7 +111,7 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
         fill_weights(w, x, memory.numbers(), arguments);
     }
     p.weigh(w, hermitian, other);
-    if (arguments.diagonal) p.add_to_diagonal(arguments.diagonal);
+    if (arguments.diagonal && !hermitian) p.add_to_diagonal(arguments.diagonal);
     g.set_product(p, vh, false, with);
     other.set_product(v, g, true, with);
     other.store_hermitian(arguments.result);

@@ -23,7 +23,7 @@ struct Workspace {
 };
 
 // Which derivative, and where its weights come from: those of eigenvectors are given or a geometric series, those of a
-// function given or made for one that is known. See weights.hpp.
+// function given or made for one that is known; a projector's are a series, or exact without terms. See weights.hpp.
 enum Weights {
     eigenvectors = 0,
     function = 1,
@@ -32,7 +32,8 @@ enum Weights {
     series = 4,
     exponential = 5,
     logarithm = 6,
-    power = 7
+    power = 7,
+    projector = 8
 };
 
 // A function of eigenvalues, which is a kind from square_root on. Roots take eigenvalues below `parameter` to be that; a
@@ -53,7 +54,7 @@ struct PullBackArguments {
     bool transposed;    // whether the cotangent is stored by columns
     const T* weights;   // (n, n), or (n): of roots the eigenvalues of the root, of others those of the matrix
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
-    const T* diagonal;  // (n), or null
+    const T* diagonal;  // (n), or null; of a projector 1 for the eigenvalues that it keeps, else 0
     T* result;
     double exponent = 0;  // of a power
 

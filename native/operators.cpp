@@ -212,6 +212,7 @@ static void pull_back_operator(torch::Value* values, torch::Value, torch::Value)
     need(G.shape == V.shape && G.dtype == V.dtype, "pull_back: V and G must be of one shape and dtype");
     need(weights.shape == (given ? batch.matrices() : batch.values()) && weights.dtype == torch::real(V.dtype),
          "pull_back: weights must be real, of the shape that their kind has");
+    need(kind != projector || diagonal, "pull_back: of a projector, diagonal must say which eigenvalues it keeps");
     need(!diagonal || (diagonal.shape == batch.values() && diagonal.dtype == torch::real(V.dtype)),
          "pull_back: diagonal must be real, one number for each vector");
     Tensor result = Tensor::empty(V.shape, V.dtype);

@@ -57,6 +57,15 @@ EIGENGRAD_INLINE V divided_difference(Weights kind, T exponent, V x, V y, V of_x
     return major * select(tied, V(exponent), exponent < 0 ? change : -change);
 }
 
+// Of a projector, between an eigenvalue that it keeps and one that it does not: 1/(kept - other), or a series for it.
+template <class V, class M>
+EIGENGRAD_INLINE V projector_weight(V x, V y, V x_is_kept, V y_is_kept, M y_is_major, const int* terms) {
+    const V zero = V(typename V::scalar(0));
+    V of_y = V(typename V::scalar(1)) / (y - x), of_x = -of_y;
+    if (terms[0]) series_weights(x, y, y_is_major, terms, of_y, of_x);
+    return select(y_is_kept > x_is_kept, of_y, select(x_is_kept > y_is_kept, of_x, zero));
+}
+
 // What the weights of the pairs of one eigenvalue have in common.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V common_factor(const PullBackArguments<T>& of, V x) {
@@ -67,6 +76,7 @@ EIGENGRAD_INLINE V common_factor(const PullBackArguments<T>& of, V x) {
 template <class V, class M, class T = typename V::scalar>
 EIGENGRAD_INLINE void pair_weights(const PullBackArguments<T>& of, V x, V y, V of_x, V of_y, M y_is_major, V& in_y, V& in_x) {
     if (of.kind == series) series_weights(x, y, y_is_major, of.terms, in_y, in_x);
+    else if (of.kind == projector) in_y = in_x = projector_weight(x, y, of_x, of_y, y_is_major, of.terms);
     else if (of.kind < series) in_y = in_x = root_weight(of.kind, x, y);
     else in_y = in_x = divided_difference(of.kind, T(of.exponent), x, y, of_x, of_y);
 }

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import eigengrad as eg
 from eigengrad import native, solvers, testing
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
@@ -149,6 +150,7 @@ def test_same_bits_everywhere(n: int, dtype: torch.dtype, instructions: str, gen
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", (1, 2, 3, 4, 6, 16, 20, 64))
 def test_one_bad_matrix(n: int, dtype: torch.dtype, bad: float, generator: torch.Generator) -> None:
+    """It spoils no other; and by default it is an error, which names it."""
     X = torch.randn(70, n, n, dtype=dtype, generator=generator)
     A = X + X.mT
     expected = solve(A)
@@ -159,6 +161,8 @@ def test_one_bad_matrix(n: int, dtype: torch.dtype, bad: float, generator: torch
         for actual, good in zip(solve(spoilt), expected, strict=True):
             assert actual[index].isnan().all()
             assert torch.equal(actual[others], good[others])
+        with pytest.raises(torch.linalg.LinAlgError, match=f"matrix {index} of the batch"):
+            eg.eigh(spoilt)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 3), (0, 0), (2, 0, 0), (1, 1), (3, 3), (2, 3, 4, 4), (2, 0, 4, 4)])

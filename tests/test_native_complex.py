@@ -127,6 +127,8 @@ def test_one_bad_matrix(n: int, dtype: torch.dtype, bad: complex, generator: tor
             parts = torch.view_as_real(actual[index]) if actual.is_complex() else actual[index]
             assert parts.isnan().all()
             assert torch.equal(actual[others], good[others])
+        with pytest.raises(torch.linalg.LinAlgError, match=f"matrix {index} of the batch"):
+            eg.eigh(spoilt)
 
 
 def test_one_triangle_is_read_of_any_layout(generator: torch.Generator) -> None:
@@ -175,7 +177,7 @@ def with_gradient(name: str, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 24, 25])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_functions(name: str, n: int, generator: torch.Generator) -> None:
-    """Value and gradient: one triangle is read, a matrix alone has the bits it has among others, NaN spoils no other."""
+    """Value and gradient: by one triangle; a matrix alone has the bits that it has among others; NaN spoils no other."""
     A = hermitian(40, n, torch.complex128, generator)
     A = A @ A / n + torch.eye(n)
     G = torch.randn(FUNCTIONS[name](A).shape, dtype=A.dtype, generator=generator)

@@ -159,6 +159,7 @@ def of_matrices(operator: str) -> list[tuple[Any, ...]]:
             for A in layouts(positive_definite(*shape, dtype=dtype)):
                 L, V = torch.linalg.eigh(A)
                 real = L.unsqueeze(-1) + L.unsqueeze(-2)
+                diagonals = {"eigenvectors": (None, L), "series": (None, L), "projector": ((L > 1.0).to(L.dtype),)}
                 arguments += {
                     "eigh": [(A, always, function, False) for always in (False, True) for function in (False, True)],
                     "root": [(A, inverse, 0.25, False, False) for inverse in (False, True)],
@@ -175,7 +176,7 @@ def of_matrices(operator: str) -> list[tuple[Any, ...]]:
                             ("function", real),
                             *((kind, L) for kind in kinds if kind not in ("eigenvectors", "function")),
                         )
-                        for diagonal in ((None, L) if kind in ("eigenvectors", "series") else (None,))
+                        for diagonal in diagonals.get(kind, (None,))
                     ],
                 }[operator]
     return arguments

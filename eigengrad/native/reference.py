@@ -35,6 +35,7 @@ KINDS = {
             "exponential",
             "logarithm",
             "power",
+            "projector",
         )
     )
 }
@@ -45,6 +46,8 @@ KINDS = {
 * ``function``: ``V (W o (V^H herm(G) V)) V^H``; symmetric W ``(*, n, n)``
 * ``square_root``, ``inverse_square_root``: the same with the W of the root; its eigenvalues ``(*, n)``
 * ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``
+* ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: exact
+  without terms, else by the series; eigenvalues ``(*, n)``
 """
 _NAMES = tuple(KINDS)
 
@@ -167,7 +170,11 @@ def pull_back(
         if name == "inverse_square_root":  # no factor of -x_i x_j/(1/x_i + 1/x_j) x_i x_j leaves the range early
             scaled = V * weights.unsqueeze(-2)
             return V @ (_reciprocal_sums(-1 / weights) * (scaled.mH @ G @ scaled)) @ V.mH
-        W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
+        if name == "projector":
+            assert diagonal is not None
+            W = projector_weights(weights, diagonal, (major_terms, minor_terms))
+        else:
+            W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
         return V @ (W * (V.mH @ G @ V)) @ V.mH
     K = series_kernel(weights, (major_terms, minor_terms)) if name == "series" else weights
     rotated = V @ (K * (V.mH @ G))
@@ -179,6 +186,15 @@ def pull_back(
 def _reciprocal_sums(s: Tensor) -> Tensor:
     row, column = pairs(s)
     return (row + column).reciprocal()
+
+
+def projector_weights(L: Tensor, kept: Tensor, terms: tuple[int, int]) -> Tensor:
+    """``1/(l_kept - l_other)`` or, with terms, the series for it; symmetric, and 0 within either."""
+    row, column = pairs(L)
+    K = series_kernel(L, terms) if any(terms) else (column - row).reciprocal()
+    row, column = pairs(kept)
+    W = torch.where(column > row, K, 0.0)
+    return W + W.mT
 
 
 def of_exponential(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:

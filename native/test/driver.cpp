@@ -59,9 +59,9 @@ static bool check(int planes, long batch, int n, int threads, T scale) {
             good = good && matrix_function(arguments, batch, n, threads);
         }
     auto w = array(batch * n * n), z = array(batch * size), from = array(batch * size);
-    for (int kind = 0; kind < 8; ++kind)
+    for (int kind = 0; kind < 9; ++kind)
         good = good && derivative(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
-                                  kind ? nullptr : l.get(), z.get(), batch, n);
+                                  kind && kind != projector ? nullptr : l.get(), z.get(), batch, n);
     good = good && recompose(planes == 2, from.get(), l.get(), z.get(), batch, n, 2);
     good = good && refine(planes == 2, z.get(), from.get(), l.get(), batch, n, 2);
     if (!good) std::printf("wrong: n = %d, %d planes, batch %ld, %zu bytes\n", n, planes, batch, sizeof(T));
