@@ -1,6 +1,6 @@
 """Eigenvalues and eigenvectors as one value, and the four products that everything here is made of."""
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from eigengrad.gradients import GradientRule, few_terms
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
-__all__ = ["Eigenbasis", "conjugate", "supports_operators"]
+__all__ = ["Eigenbasis", "conjugate"]
 
 _SMALL = 64
 """Up to this n a backward pass for some eigenvectors is faster as one operator for all than as products of a few."""
@@ -66,11 +66,6 @@ def conjugate(V: Tensor, W: Tensor, B: Tensor) -> Tensor:
     if W.is_complex():
         return V @ (W * (V.mH @ hermitian_part(B) @ V)) @ V.mH
     return operators.pull_back(V, B, W.expand(V.shape), None, KINDS["function"])
-
-
-def supports_operators(solver: solvers.Solver) -> TypeGuard[solvers.Auto | solvers.Native]:
-    """Whether a function of a matrix may decompose it within its own operator."""
-    return isinstance(solver, solvers.Auto | solvers.Native)
 
 
 def _formula(

@@ -177,7 +177,7 @@ def with_gradient(name: str, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 24, 25])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_public_functions(name: str, n: int, generator: torch.Generator) -> None:
-    """Value and gradient: by one triangle; a matrix alone has the bits that it has among others; NaN spoils no other."""
+    """Value and gradient: by one triangle; a matrix alone has the bits it has among others; NaN spoils no other."""
     A = hermitian(40, n, torch.complex128, generator)
     A = A @ A / n + torch.eye(n)
     G = torch.randn(FUNCTIONS[name](A).shape, dtype=A.dtype, generator=generator)

@@ -22,7 +22,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, hermitian_part, public
-from eigengrad.eigenbasis import Eigenbasis, supports_operators
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
@@ -197,7 +197,7 @@ class _Value(Function):
 
     @staticmethod
     def forward(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        if f.kind is not None and supports_operators(solver):
+        if f.kind is not None and isinstance(solver, solvers.Fused):
             return operators.function(A, f.kind, f.parameter, solver.kernel_always, solver.strict)
         basis = Eigenbasis.for_function(A, solver)
         return basis.recompose(f(basis.L)), *basis

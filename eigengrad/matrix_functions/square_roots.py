@@ -22,7 +22,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, hermitian_part, public
-from eigengrad.eigenbasis import Eigenbasis, supports_operators
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -110,7 +110,7 @@ def _checked(floor: float) -> float:
 
 def _root(A: Tensor, floor: float, solver: solvers.Solver, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The root, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``."""
-    if supports_operators(solver):
+    if isinstance(solver, solvers.Fused):
         return operators.root(A, inverse, floor, solver.kernel_always, solver.strict)
     L, V = solver(A)
     L = L.clamp_min(floor)

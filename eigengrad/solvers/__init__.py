@@ -17,14 +17,24 @@ from eigengrad.solvers.base import Solver, check, hermitian, lower
 from eigengrad.solvers.power_iteration import PowerIteration
 from eigengrad.solvers.qr import QR
 
-__all__ = ["QR", "SVD", "Auto", "Eigh", "Name", "Native", "PowerIteration", "Solver", "resolve"]
+__all__ = ["QR", "SVD", "Auto", "Eigh", "Fused", "Name", "Native", "PowerIteration", "Solver", "resolve"]
 
 Name = Literal["auto", "eigh", "native", "svd", "qr", "power_iteration"]
 """Of the solvers below, with their default settings."""
 
 
+class Fused:
+    """A solver that is an operator of :mod:`eigengrad.native`, which a function of a matrix may use within its own."""
+
+    differentiable: ClassVar[bool] = False
+    kernel_always: ClassVar[bool]
+    """Whether to use the compiled kernel where LAPACK was measured to be faster."""
+    strict: ClassVar[bool]
+    """Whether a matrix without an eigendecomposition is an error, and not NaN."""
+
+
 @dataclass(frozen=True)
-class Auto:
+class Auto(Fused):
     """The fastest that is right: :class:`Native` where it was measured to be faster, LAPACK or cuSOLVER elsewhere.
 
     The choice depends on n, the size of the batch, the dtype and the number of threads (see
@@ -32,7 +42,6 @@ class Auto:
     ``torch.linalg.LinAlgError``, which names it.
     """
 
-    differentiable: ClassVar[bool] = False
     kernel_always: ClassVar[bool] = False
     strict: ClassVar[bool] = True
 
@@ -41,7 +50,7 @@ class Auto:
 
 
 @dataclass(frozen=True)
-class Native:
+class Native(Fused):
     """The compiled kernel for small matrices on a CPU (see :mod:`eigengrad.native`), whatever the batch.
 
     As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
@@ -49,7 +58,6 @@ class Native:
     matrices: what was measured ends at n = 256.
     """
 
-    differentiable: ClassVar[bool] = False
     kernel_always: ClassVar[bool] = True
     strict: ClassVar[bool] = False
 
