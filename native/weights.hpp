@@ -17,7 +17,7 @@ EIGENGRAD_INLINE V root_weight(Weights kind, V x, V y) {
 }
 
 // Of a pair of eigenvalues x and y the terms S of a geometric series in b/a, over a, a being y where `y_is_major` and
-// else x: in the column of y S of the major or -S of the minor, in that of x the other one. As geometric_series.py.
+// else x: in the column of y S of the major or -S of the minor, in that of x the other one. As series_kernel in gradients/series.py.
 template <class V, class M>
 EIGENGRAD_INLINE void series_weights(V x, V y, M y_is_major, const int* terms, V& of_y, V& of_x) {
     using T = typename V::scalar;

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import eigengrad as eg
+from eigengrad import native
 from eigengrad.native import reference
 from eigengrad.nn.functional import finite_check
 
@@ -240,7 +241,7 @@ def test_fake_tensors_do_not_reach_the_compiled_kernel() -> None:
     """They say that they are on a CPU, and have no memory: it would read from address 0."""
     with FakeTensorMode():
         A = torch.empty(300, 4, 4, requires_grad=True)
-        for solver in ("auto", "native"):
+        for solver in ("auto", "native")[: 1 + native.available()]:
             eg.eigh(A, solver=solver).eigenvectors.sum().backward()
         eg.inv_sqrtm(A).sum().backward()
         eg.nn.ZCAWhitening(4)(torch.empty(64, 4, 8, 8, requires_grad=True)).sum().backward()
