@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import eigengrad as eg
+from eigengrad.native import reference
 
 Function = Callable[[Tensor], Tensor]
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -216,3 +217,27 @@ def test_operators_keep_their_contract(name: str) -> None:
 def test_every_operator_is_checked() -> None:
     registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("eigengrad")}
     assert registered - {"qr_algorithm"} == set(OPERATORS)
+
+
+def run(operator: Callable[..., Any], arguments: tuple[Any, ...], *, eigenvectors: bool) -> list[Tensor]:
+    """Results, and arguments, which may have been written to; without eigenvectors, whose sign is arbitrary."""
+    arguments = tuple(each.clone() if isinstance(each, Tensor) else each for each in arguments)
+    results = operator(*arguments)
+    results = results if isinstance(results, tuple) else () if results is None else (results,)
+    return [*(results[:-1] if eigenvectors else results), *(each for each in arguments if isinstance(each, Tensor))]
+
+
+@pytest.mark.skipif(not eg.native.available(), reason="the kernel is not there")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_kernel_and_reference_agree(name: str) -> None:
+    """Whatever implements an operator, its results are the same to rounding."""
+    decomposes = name in ("eigh", "root", "function")
+    for arguments in OPERATORS[name](name):
+        actual, expected = (
+            run(operator, arguments, eigenvectors=decomposes)
+            for operator in (getattr(torch.ops.eigengrad, name).default, getattr(reference, name))
+        )
+        for ours, theirs in zip(actual, expected, strict=True):
+            limit = 1e-4 if theirs.dtype in (torch.float32, torch.complex64) else 1e-11
+            scale = max(1.0, theirs.abs().max().item()) if theirs.numel() else 1.0
+            torch.testing.assert_close(ours, theirs, rtol=0.0, atol=limit * scale)
