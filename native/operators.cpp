@@ -48,10 +48,18 @@ static bool is_finite(const T* numbers, long size) {
     return std::accumulate(total, total + sums, T(0)) == 0;
 }
 
+// Whether the lower triangle is, the one that is read, of a matrix of entries of `planes` numbers.
 template <class T>
-static long first_not_finite(const T* numbers, long batch, long size) {
+static bool is_finite(const T* matrix, int n, int planes) {
+    for (int i = 0; i < n; ++i)
+        if (!is_finite(matrix + long(i) * n * planes, (i + 1L) * planes)) return false;
+    return true;
+}
+
+template <class T>
+static long first_not_finite(const T* matrices, long batch, int n, int planes) {
     for (long b = 0; b < batch; ++b)
-        if (!is_finite(numbers + b * size, size)) return b;
+        if (!is_finite(matrices + b * n * n * planes, n, planes)) return b;
     return -1;
 }
 
@@ -65,8 +73,9 @@ static std::pair<Tensor, Tensor> by_lapack(const Tensor& A, const Batch& batch, 
     std::pair<Tensor, Tensor> result;
     with_real_type(A.dtype, [&](auto zero) {
         using T = decltype(zero);
-        const long size = long(batch.n) * batch.n * (torch::is_complex(A.dtype) ? 2 : 1);
-        const long bad = first_not_finite(static_cast<const T*>(A.data()), batch.count, size);
+        const int planes = torch::is_complex(A.dtype) ? 2 : 1;
+        const long size = long(batch.n) * batch.n * planes;
+        const long bad = first_not_finite(static_cast<const T*>(A.data()), batch.count, batch.n, planes);
         if (bad < 0) {
             result = torch::eigh(A);
             return;
@@ -77,7 +86,7 @@ static std::pair<Tensor, Tensor> by_lapack(const Tensor& A, const Batch& batch, 
         auto each_bad = [&](auto what) {
             const T* given = static_cast<const T*>(A.data());
             for (long b = bad; b < batch.count; ++b)
-                if (!is_finite(given + b * size, size)) what(b);
+                if (!is_finite(given + b * size, batch.n, planes)) what(b);
         };
         each_bad([&](long b) { std::fill_n(numbers + b * size, size, T(0)); });
         result = torch::eigh(finite);
@@ -186,7 +195,7 @@ static void recompose_operator(torch::Value* values, torch::Value, torch::Value)
     Stack stack(values);
     Tensor V = stack.tensor().contiguous(true), x = stack.tensor().contiguous();
     const Batch batch(V);
-    need(x.shape == batch.values() && x.dtype == torch::real(V.dtype), "recompose: x must be real, one number for each vector");
+    need(x.shape == batch.values() && x.dtype == torch::real(V.dtype), "recompose: x must be real, of V's precision, one number for each vector");
     Tensor result = Tensor::empty(V.shape, V.dtype);
     if (!batch.empty())
         with_real_type(V.dtype, [&](auto zero) {
@@ -211,10 +220,10 @@ static void pull_back_operator(torch::Value* values, torch::Value, torch::Value)
     const bool given = kind == eigenvectors || kind == Weights::function;
     need(G.shape == V.shape && G.dtype == V.dtype, "pull_back: V and G must be of one shape and dtype");
     need(weights.shape == (given ? batch.matrices() : batch.values()) && weights.dtype == torch::real(V.dtype),
-         "pull_back: weights must be real, of the shape that their kind has");
+         "pull_back: weights must be real, of V's precision and the shape that their kind has");
     need(kind != projector || diagonal, "pull_back: of a projector, diagonal must say which eigenvalues it keeps");
     need(!diagonal || (diagonal.shape == batch.values() && diagonal.dtype == torch::real(V.dtype)),
-         "pull_back: diagonal must be real, one number for each vector");
+         "pull_back: diagonal must be real, of V's precision, one number for each vector");
     Tensor result = Tensor::empty(V.shape, V.dtype);
     if (!batch.empty())
         with_real_type(V.dtype, [&](auto zero) {

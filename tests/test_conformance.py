@@ -47,7 +47,7 @@ def points(A: Tensor) -> tuple[Tensor, Tensor]:
 
 def uneven(x: Tensor) -> Tensor:
     """Observations with some more, so that the eigenvalues of their correlations differ."""
-    return torch.cat([x, x.new_tensor([[3.0, 1.0, 0.0], [0.0, 2.0, -1.0], [-1.0, 0.5, 4.0]])])
+    return torch.cat([x, 3 * torch.arange(9, dtype=x.dtype, device=x.device).view(3, 3).sin()])
 
 
 # For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At

@@ -233,6 +233,18 @@ def test_errors_of_torch_come_through() -> None:
         eg.eigh(torch.full((2, 2), torch.nan), solver="svd")  # LAPACK's eigh may return NaN instead
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3,), (50,), (4, 50), (64, 3)])
+def test_nan_in_the_triangle_that_is_not_read(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    A = diagonal(torch.arange(1.0, shape[-1] + 1).expand(shape), dtype)
+    spoiled = A.clone()
+    spoiled[..., 0, 1] = torch.nan
+    for UPLO, matrix in (("L", spoiled), ("U", spoiled.mT)):
+        torch.testing.assert_close(eg.eigh(matrix, UPLO).eigenvalues, A.diagonal(dim1=-2, dim2=-1).real.clone())
+    for function in (eg.sqrtm, eg.logm):
+        assert function(spoiled).isfinite().all()
+
+
 @pytest.mark.parametrize("solver", ["auto", "eigh", "native", "svd", "qr", "power_iteration"])
 def test_unknown_triangle(solver: solvers.Name) -> None:
     with pytest.raises(ValueError, match="UPLO must be 'L' or 'U', got 'X'"):

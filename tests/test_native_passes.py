@@ -98,11 +98,19 @@ def test_one_bad_group(generator: torch.Generator) -> None:
 
 
 @with_kernel
-def test_images_must_be_contiguous(generator: torch.Generator) -> None:
-    """The layers see to it; torch's operators do the work for others (``test_memory_format`` and its neighbours)."""
-    x = make((4, 2, 8, 16), torch.float32, generator)
-    with pytest.raises(RuntimeError, match="data must have contiguous images"):
-        operators.moments(x.mT.contiguous().mT)
+def test_images_that_are_not_contiguous(generator: torch.Generator) -> None:
+    """They are copied: the same bits as of contiguous ones, of what is read, and of what is written."""
+    x, g = (make((4, 2, 8, 16), torch.float32, generator) for _ in range(2))
+    T, centre = (torch.randn(2, 8, width, generator=generator) for width in (8, 1))
+    results = []
+    for spread in (lambda x: x.clone(), lambda x: x.mT.contiguous().mT, lambda x: torch.cat([x, x], 1)[:, :2]):
+        y, gx = spread(g), spread(g)
+        operators.affine(y, spread(x), T, centre, centre, True)
+        results.append(
+            [*operators.moments(spread(x)), y, *operators.affine_backward(gx, spread(x), spread(g), T, centre), gx]
+        )
+    for other in results[1:]:
+        assert all(map(torch.equal, other, results[0]))
 
 
 class Recorded(TorchDispatchMode):

@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 import eigengrad as eg
+from eigengrad import native
 
 Function = Callable[[Tensor], Results]
 ALL = FUNCTIONS | FUNCTIONS_OF_DATA
@@ -40,8 +41,8 @@ OF_TORCH = ("svd", "polar", "eigh_generalised")
 
 
 def assert_same(name: str, actual: Any, expected: Any) -> None:
-    """Same bits, of what our own operators compute."""
-    if name not in OF_TORCH:
+    """Same bits, of what the kernel computes."""
+    if native.available() and name not in OF_TORCH:
         return assert_same_bits(actual, expected)
     for ours, theirs in zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True):
         tolerance = 100 * torch.finfo(theirs.dtype).eps * max(1.0, theirs.abs().max().item())
@@ -90,7 +91,7 @@ def test_make_fx(name: str, shape: tuple[int, ...], mode: str) -> None:
     """Traced at one input, run on another."""
     A, other = positive_definite(*shape), positive_definite(*shape, seed=1)
     graph = make_fx(ALL[name], tracing_mode=mode)(A)
-    assert_same_bits(graph(other), ALL[name](other))
+    assert_same(name, graph(other), ALL[name](other))
 
 
 @every_function
@@ -218,6 +219,7 @@ def test_jacobian_by_forward_mode(name: str) -> None:
 # Same bits.
 
 
+@pytest.mark.skipif(not native.available(), reason="the last bits of LAPACK's depend on where a matrix lies in memory")
 @every_function_of_matrices
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("n", SIZES)

@@ -76,7 +76,7 @@ def eigh(A: Tensor, kernel_always: bool, for_function: bool, strict: bool) -> tu
 def _eigh(A: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
     if strict and not A.is_cpu:  # torch raises by itself, once it has waited for the device
         return _in_pieces(A)
-    finite = A.isfinite().flatten(-2).all(dim=-1)
+    finite = A.tril().isfinite().flatten(-2).all(dim=-1)
     if strict:
         if not finite.all():
             raise torch.linalg.LinAlgError(not_finite(int(finite.logical_not().flatten().nonzero()[0])))

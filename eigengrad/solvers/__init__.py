@@ -38,8 +38,8 @@ class Auto(Fused):
     """The fastest that is right: :class:`Native` where it was measured to be faster, LAPACK or cuSOLVER elsewhere.
 
     The choice depends on n, the size of the batch, the dtype and the number of threads (see
-    :mod:`eigengrad.native.thresholds`), never on values. A matrix with NaN or infinity in it raises
-    ``torch.linalg.LinAlgError``, which names it.
+    :mod:`eigengrad.native.thresholds`), never on values. A matrix with NaN or infinity in it is a ``RuntimeError`` that
+    names it; from the public functions, torch's ``LinAlgError``.
     """
 
     kernel_always: ClassVar[bool] = False
