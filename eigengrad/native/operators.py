@@ -23,8 +23,9 @@ with the same bits, and nobody above has to ask what a tensor is.
 an eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and itself alone.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,10 +59,33 @@ _SCHEMAS = {
     "affine_backward": "(Tensor(a!)? gx, Tensor data, Tensor g, Tensor T, Tensor centre) -> (Tensor, Tensor)",
 }
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_lazy_conjugates(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` with torch's marks for conjugates and signs heeded.
+
+    A compiled graph (AOTAutograd, torch 2.13) runs an operator with both switched off, once its arguments are resolved;
+    ``x + x.mH`` inside of it then comes to ``x + x.mT``.
+    """
+
+    @functools.wraps(function)
+    def heeding(*arguments: P.args, **options: P.kwargs) -> T:
+        excluded = torch._C._dispatch_tls_local_exclude_set()
+        if not excluded.has(torch._C.DispatchKey.Conjugate):
+            return function(*arguments, **options)
+        kept = excluded.remove(torch._C.DispatchKey.Conjugate).remove(torch._C.DispatchKey.Negative)
+        with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), kept):
+            return function(*arguments, **options)
+
+    return heeding
+
+
 _library = torch.library.Library("eigengrad", "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, _with_lazy_conjugates(getattr(reference, _name)), "CompositeExplicitAutograd")
 
 eigh = torch.ops.eigengrad.eigh.default
 root = torch.ops.eigengrad.root.default
