@@ -10,7 +10,7 @@ demo: $(VENV)/.lab
 	$(VENV)/bin/eigengrad reproduce table1 --seeds 3
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check

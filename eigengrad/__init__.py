@@ -1,6 +1,6 @@
 """Eigendecomposition that networks can be trained through.
 
-Reading order: gradients (the idea), eigh, matrix_functions, nn.functional, nn.
+Reading order: gradients (the idea), eigenbasis, eigh, matrix_functions, nn.functional, nn.
 """
 
 from eigengrad import analysis, gradients, native, nn, solvers, testing

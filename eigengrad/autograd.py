@@ -11,8 +11,9 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "has_autocast", "hermitian_part", "in_full_precision"]
+__all__ = ["Function", "has_autocast", "hermitian_part", "is_traced", "public"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,18 +45,41 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
-        """As ``apply``, whose checks of the signature take longer than a small decomposition."""
+        """As ``apply``, whose checks of the signature take longer than a small decomposition; and without a derivative,
+        where nobody can ask for one."""
         if torch.compiler.is_compiling():
             return cls.apply(*arguments)
         if torch._C._are_functorch_transforms_active():
-            return cls._twin.apply(*arguments)
+            return cls.forward(*arguments) if _only_functionalized(arguments) else cls._twin.apply(*arguments)
+        if forward_ad._current_level < 0 and not _wants_gradient(arguments):
+            return cls.forward(*arguments)
         arguments = unwrap_dead_wrappers(arguments)
         return super(torch.autograd.Function, cls._twin).apply(*arguments)  # type: ignore[misc]
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        """The outputs from the inputs."""
+        raise NotImplementedError
 
     @staticmethod
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
+
+
+def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
+    if torch.is_grad_enabled():
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return True
+    return False
+
+
+def _only_functionalized(arguments: tuple[Any, ...]) -> bool:
+    """Whether ``torch.func.functionalize``, which torch does not take through a Function, is the only transform."""
+    stack = functorch.get_interpreter_stack()
+    functionalize = functorch.TransformType.Functionalize
+    return all(level.key() == functionalize for level in stack) and not _wants_gradient(arguments)
 
 
 class _AtThePoint:
@@ -72,8 +96,8 @@ class _AtThePoint:
         return getattr(self._ctx, name)
 
     @property
-    def saved_tensors(self) -> tuple[Tensor, ...]:
-        return tuple(map(_primal, self._ctx.saved_tensors))
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        return tuple(None if tensor is None else _primal(tensor) for tensor in self._ctx.saved_tensors)
 
 
 def _primal(tensor: Tensor) -> Tensor:
@@ -96,25 +120,39 @@ def has_autocast(device: str) -> bool:
     return device in _AUTOCAST or (not torch.compiler.is_compiling() and torch.amp.is_autocast_available(device))
 
 
-def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
-    """``function`` without autocast, its half precision arguments in float32: as autocast treats ``torch.linalg``."""
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` as people call it.
+
+    Autocast is off, and half precision arguments under it are in float32, as autocast treats ``torch.linalg``. A matrix
+    without an eigendecomposition is a ``torch.linalg.LinAlgError``, as in torch.
+    """
 
     @functools.wraps(function)
-    def wide(*arguments: P.args, **options: P.kwargs) -> T:
-        if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # quickly, as a rule
-            return function(*arguments, **options)
-        devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
-        if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
-            return function(*arguments, **options)
-        with torch.autocast(devices[0], enabled=False):
-            return function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
+    def outside(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # quickly, as a rule
+                return function(*arguments, **options)
+            devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
+            if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
+                return function(*arguments, **options)
+            with torch.autocast(devices[0], enabled=False):
+                return function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
+        except RuntimeError as error:
+            if type(error) is RuntimeError and str(error).startswith("eigengrad: matrix"):
+                raise torch.linalg.LinAlgError(str(error)) from None
+            raise
 
-    return wide
+    return outside
 
 
 def _widened(value: Any) -> Any:
     half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
     return value.to(torch.float32) if half else value
+
+
+def is_traced() -> bool:
+    """Whether operators are recorded, by a compiler or ``make_fx``, to run later, on other values."""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None
 
 
 def hermitian_part(X: Tensor) -> Tensor:

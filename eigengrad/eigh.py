@@ -1,29 +1,36 @@
 """Eigendecomposition with a gradient of the user's choice."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
-from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule, few_terms
-from eigengrad.native import products
+from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
 from eigengrad.solvers.base import hermitian
 
-__all__ = ["columns_of", "eigh", "mirrored", "topk_eigh"]
+__all__ = ["EighResult", "columns_of", "eigh", "mirrored", "topk_eigh"]
 
 
-@in_full_precision
+class EighResult(NamedTuple):
+    """Of :func:`eigh` and :func:`topk_eigh`."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+@public
 def eigh(
     A: Tensor,
     UPLO: str = "L",
     *,
     gradient: GradientRule | Unrolled = PowerIteration(),  # noqa: B008 (a frozen value)
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     B: Tensor | None = None,
-) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
+) -> EighResult:
     r"""Eigenvalues and eigenvectors of Hermitian matrices, differentiable where eigenvalues meet.
 
     A drop-in replacement for :func:`torch.linalg.eigh` with two choices more: how the values are computed
@@ -48,7 +55,7 @@ def eigh(
             A and in B. Eigenvectors then satisfy ``V^H B V = I``. The same triangle is read.
 
     Returns:
-        A named tuple ``(eigenvalues, eigenvectors)``, as torch's.
+        A named tuple ``(eigenvalues, eigenvectors)``, as torch's, with types that checkers see.
 
     Shape:
         ``A (*, n, n)`` and B alike, eigenvalues ``(*, n)``, real and ascending, eigenvectors ``(*, n, n)`` in columns.
@@ -56,10 +63,10 @@ def eigh(
 
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one; if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for an unknown
-            solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN (the compiled kernel, which ``"auto"``
-            takes for batches of small matrices, gives NaN for that matrix alone); or if ``B`` is not positive definite.
+        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for another ``UPLO``;
+            for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it (``solver="native"``
+            gives NaN for that matrix alone); or if ``B`` is not positive definite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -79,19 +86,19 @@ def eigh(
                 f"gradient=Unrolled() needs a solver written in differentiable steps, got solver={solver!r}; "
                 "use solver='power_iteration', or one of the gradient rules"
             )
-        return torch.return_types.linalg_eigh(algorithm(A, UPLO))  # type: ignore[attr-defined]
+        return EighResult(*algorithm(A, UPLO))
     check_rule(gradient)
-    return torch.return_types.linalg_eigh(_Eigh.call(A, UPLO, gradient, algorithm))  # type: ignore[attr-defined]
+    return EighResult(*_Eigh.call(A, UPLO, gradient, algorithm))
 
 
-@in_full_precision
+@public
 def topk_eigh(
     A: Tensor,
     k: int | slice,
     *,
     gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
-    solver: str | solvers.Solver = "auto",
-) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
+    solver: solvers.Name | solvers.Solver = "auto",
+) -> EighResult:
     """The k largest eigenvalues and their eigenvectors, with a backward pass at the cost of k.
 
     As a slice of :func:`eigh`, whose gradient this is; but the products of the backward pass have k columns, not n.
@@ -115,7 +122,7 @@ def topk_eigh(
         TypeError: if ``k`` is neither an integer nor a slice; if ``gradient`` is no rule; for ``A`` as :func:`eigh`.
         ValueError: if ``k`` does not lie between 0 and n, or the slice has a step; for an unknown solver; if ``A`` is
             no batch of square matrices.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -125,7 +132,7 @@ def topk_eigh(
     check_rule(gradient)
     check_square(A)
     values, vectors, _, _ = _TopK.call(A, columns_of(A.shape[-1], k), gradient, solvers.resolve(solver))
-    return torch.return_types.linalg_eigh((values, vectors))  # type: ignore[attr-defined]
+    return EighResult(values, vectors)
 
 
 def columns_of(n: int, k: int | slice) -> slice:
@@ -143,8 +150,8 @@ def columns_of(n: int, k: int | slice) -> slice:
 
 
 def _generalised(
-    A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: str | solvers.Solver
-) -> torch.return_types.linalg_eigh:  # type: ignore[name-defined]
+    A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: solvers.Name | solvers.Solver
+) -> EighResult:
     """``A v = l B v`` with ``B = G G^H`` is an ordinary problem for ``G^-1 A G^-H``, whose vectors are ``G^H v``."""
     check_square(B, "B")
     if B.dtype != A.dtype or B.shape[-1] != A.shape[-1]:
@@ -156,7 +163,7 @@ def _generalised(
     ordinary = hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
     L, V = eigh(ordinary, gradient=gradient, solver=solver)
     V = torch.linalg.solve_triangular(G.mH, V, upper=True)
-    return torch.return_types.linalg_eigh((L, V))  # type: ignore[attr-defined]
+    return EighResult(L, V)
 
 
 def mirrored(A: Tensor, UPLO: str) -> Tensor:
@@ -198,13 +205,11 @@ class _Eigh(Function):
 
     @staticmethod
     def backward(ctx: Any, gL: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        L, V = ctx.saved_tensors
-        return pull_back(ctx.gradient, L, V, gL, gV), None, None, None
+        return Eigenbasis(*ctx.saved_tensors).pull_back(ctx.gradient, gL, gV), None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:
-        L, V = ctx.saved_tensors
-        return push_forward(ctx.gradient, L, V, dA)
+        return Eigenbasis(*ctx.saved_tensors).push_forward(ctx.gradient, dA)
 
 
 class _TopK(Function):
@@ -229,44 +234,12 @@ class _TopK(Function):
     def backward(
         ctx: Any, gL_some: Tensor | None, gV_some: Tensor | None, gL: Tensor | None, gV: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
-        L, V = ctx.saved_tensors
-        some = pull_back(ctx.gradient, L, V, gL_some, gV_some, ctx.columns)
-        rest = pull_back(ctx.gradient, L, V, gL, gV)
+        basis = Eigenbasis(*ctx.saved_tensors)
+        some = basis.pull_back(ctx.gradient, gL_some, gV_some, ctx.columns)
+        rest = basis.pull_back(ctx.gradient, gL, gV)
         return (some if rest is None else rest if some is None else some + rest), None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
-        L, V = ctx.saved_tensors
-        dL, dV = push_forward(ctx.gradient, L, V, dA)
+        dL, dV = Eigenbasis(*ctx.saved_tensors).push_forward(ctx.gradient, dA)
         return dL[..., ctx.columns].clone(), dV[..., ctx.columns].clone(), dL, dV
-
-
-def pull_back(
-    gradient: GradientRule,
-    L: Tensor,
-    V: Tensor,
-    gL: Tensor | None,
-    gV: Tensor | None,
-    columns: slice = slice(None),
-) -> Tensor | None:
-    """Cotangent of ``A (*, n, n)`` from those of some eigenvalues ``(*, k)`` and eigenvectors ``(*, n, k)``."""
-    U = V[..., columns]
-    if gV is None:
-        return None if gL is None else (U * gL.unsqueeze(-2)) @ U.mH
-    fused = columns == slice(None) and not torch.is_grad_enabled() and products.multiplies(V, gV)
-    if fused and (terms := few_terms(gradient)):
-        return products.pull_back(V, gV, L, kind="series", terms=terms, diagonal=gL)
-    K = gradient.kernel(L)
-    if fused and products.multiplies(V, weights=K):
-        return products.pull_back(V, gV, K, diagonal=gL)
-    rotated = V @ (K[..., columns] * (V.mH @ gV))
-    if gL is not None:
-        rotated = torch.addcmul(rotated, U, gL.unsqueeze(-2).to(V.dtype))
-    gA = rotated @ U.mH
-    return (gA + gA.mH).mul_(0.5)
-
-
-def push_forward(gradient: GradientRule, L: Tensor, V: Tensor, dA: Tensor) -> tuple[Tensor, Tensor]:
-    """Tangents of the eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` from that of ``A (*, n, n)``."""
-    B = V.mH @ hermitian_part(dA) @ V
-    return B.diagonal(dim1=-2, dim2=-1).real, V @ (gradient.kernel(L) * B)

@@ -1,24 +1,32 @@
 """Singular value decomposition with a gradient of the user's choice."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, in_full_precision
+from eigengrad.autograd import Function, public
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
-__all__ = ["svd"]
+__all__ = ["SVDResult", "svd"]
 
 
-@in_full_precision
+class SVDResult(NamedTuple):
+    """Of :func:`svd`."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+
+@public
 def svd(
     A: Tensor,
     *,
     full_matrices: bool = False,
     gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
-) -> torch.return_types.linalg_svd:  # type: ignore[name-defined]
+) -> SVDResult:
     r"""``A = U diag(S) V^H``, differentiable where singular values meet or vanish.
 
     As :func:`torch.linalg.svd`, with the rules of :func:`eigengrad.eigh`: singular vectors are eigenvectors of
@@ -62,7 +70,7 @@ def svd(
         V, S, U = _TallSVD.call(A.mH, full_matrices, gradient)
     else:
         U, S, V = _TallSVD.call(A, full_matrices, gradient)
-    return torch.return_types.linalg_svd((U, S, V.mH))  # type: ignore[attr-defined]
+    return SVDResult(U, S, V.mH)
 
 
 class _TallSVD(Function):

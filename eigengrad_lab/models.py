@@ -45,7 +45,7 @@ def extra_layer(
     config: RunConfig, generator: torch.Generator | None = None, process_group: ProcessGroup | None = None
 ) -> nn.Module:
     """The layer under test: the paper's systems are pairs of a solver forward and a gradient backward."""
-    solver: str | eg.solvers.Solver
+    solver: eg.solvers.Name | eg.solvers.Solver
     gradient: eg.gradients.GradientRule | eg.Unrolled | None
     match config.method:
         case "svd":

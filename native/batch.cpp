@@ -1,5 +1,6 @@
-// The C interface of decompositions and products: which width, which thread. See eigengrad/native/ for its
-// other side.
+// Which width decomposes a group of matrices, and which thread.
+
+#include "batch.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -44,202 +45,143 @@ static bool for_groups(long batch, int n, long group, double microseconds, int t
     });
 }
 
+// Numbers of one matrix.
+static long numbers(bool is_complex, int n) { return (is_complex ? 2L : 1L) * n * n; }
+
 // Rough costs of one matrix, in microseconds.
-static double cost_of_eigh(double n) { return n <= 4 ? 0.003 * n * n : 0.0004 * n * n * n; }
-static double cost_of_products(double n) { return 0.002 * n + 0.0001 * n * n * n; }
+static double cost_of_eigh(bool is_complex, double n) {
+    return is_complex ? 0.01 * n + 0.0006 * n * n * n : n <= 4 ? 0.003 * n * n : 0.0004 * n * n * n;
+}
+static double cost_of_products(bool is_complex, double n) { return (1 + is_complex) * (0.002 * n + 0.0001 * n * n * n); }
 
 template <class T>
-static int eigh(const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
+bool eigh(bool is_complex, const T* matrices, T* values, T* vectors, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    long size = long(n) * n;
-    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
-        f.eigh(matrices + first * size, values + first * n, vectors + first * size, count, n, with);
+    const long size = numbers(is_complex, n);
+    const double cost = cost_of_eigh(is_complex, n);
+    return for_groups(batch, n, 2L * f.width, cost, threads, [&](long first, int count, Workspace with) {
+        f.eigh[is_complex](matrices + first * size, values + first * n, vectors + first * size, count, n, with);
     });
 }
 
-// Complex matrices (`planes` 2, not 1) have no lanes.
 constexpr int largest_in_lanes = 24;
 
 // Whether products are made of many matrices at once, one in each lane, or of one after the other: the same bits.
 template <class T>
-static bool in_lanes(int planes, long batch, int n) {
-    return planes == 1 && n <= largest_in_lanes && 2 * batch >= functions(T())->width;
+static bool in_lanes(long batch, int n) {
+    return n <= largest_in_lanes && 2 * batch >= functions(T())->width;
 }
 
-// Whether refinements are, of which a matrix by itself would have other bits.
-static bool refined_in_lanes(int planes, int n) { return planes == 1 && n <= largest_in_lanes; }
+// Calls task(products, first, count) for what is taken at once of `count` matrices.
+template <class T, class Task>
+static void for_products(const Functions<T>& f, bool is_complex, bool lanes, int count, Task task) {
+    const Products<T>& products = lanes ? f.in_lanes[is_complex] : functions(T())->alone[is_complex];
+    const int step = lanes ? f.width : 1;
+    for (int done = 0; done < count; done += step) task(products, done, count - done < step ? count - done : step);
+}
 
 // V diag(x) V^H of any number of matrices.
 template <class T>
-static void recompose(const Functions<T>& f, int planes, const T* vectors, const T* x, T* result, int count, int n,
+static void recompose(const Functions<T>& f, bool is_complex, const T* vectors, const T* x, T* result, int count, int n,
                       Workspace with) {
-    const long size = long(n) * n * planes;
-    const bool lanes = in_lanes<T>(planes, count, n);
-    const int step = lanes ? f.width : 1;
-    for (int done = 0; done < count; done += step) {
-        const T *v = vectors + done * size, *values = x + long(done) * n;
-        T* to = result + done * size;
-        if (lanes) f.recompose(v, values, to, count - done < step ? count - done : step, n, with);
-        else functions(T())->recompose_long[planes - 1](v, values, to, n, with);
-    }
+    const long size = numbers(is_complex, n);
+    for_products(f, is_complex, in_lanes<T>(count, n), count, [&](const Products<T>& products, long first, int some) {
+        products.recompose(vectors + first * size, x + first * n, result + first * size, some, n, with);
+    });
 }
 
-// Of eigenvalues, which are at least floor, the square roots or their reciprocals.
+// Eigenvectors and eigenvalues without their errors of first order, of any number of matrices. In lanes if they are small,
+// how many there are: a matrix by itself would have other bits.
 template <class T>
-static void take_roots(T* x, long count, T floor, int inverse) {
-    for (long k = 0; k < count; ++k) {
-        T s = std::sqrt(x[k] < floor ? floor : x[k]);
-        x[k] = inverse ? 1 / s : s;
-    }
-}
-
-// Eigenvectors and eigenvalues without their errors of first order, of any number of matrices.
-template <class T>
-static void refine(const Functions<T>& f, int planes, const T* matrices, T* vectors, T* values, int count, int n,
+static void refine(const Functions<T>& f, bool is_complex, const T* matrices, T* vectors, T* values, int count, int n,
                    Workspace with) {
-    const long size = long(n) * n * planes;
-    const bool lanes = refined_in_lanes(planes, n);
-    const int step = lanes ? f.width : 1;
-    for (int done = 0; done < count; done += step) {
-        const T* a = matrices + done * size;
-        T *v = vectors + done * size, *l = values + long(done) * n;
-        if (lanes) f.refine(a, v, l, count - done < step ? count - done : step, n, with);
-        else functions(T())->refine_long[planes - 1](a, v, l, n, with);
-    }
-}
-
-template <class T>
-static int root(int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {
-    const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n;
-    return !for_groups(batch, n, 2L * f.width, cost_of_eigh(n), threads, [&](long first, int count, Workspace with) {
-        T *x = roots + first * n, *v = vectors + first * size;
-        f.eigh(matrices + first * size, x, v, count, n, with);
-        if (sizeof(T) == sizeof(float))
-            refine(f, 1, matrices + first * size, v, x, count, n, with);
-        take_roots(x, long(count) * n, floor, inverse);
-        recompose(f, 1, v, x, result + first * size, count, n, with);
+    const long size = numbers(is_complex, n);
+    for_products(f, is_complex, n <= largest_in_lanes, count, [&](const Products<T>& products, long first, int some) {
+        products.refine(matrices + first * size, vectors + first * size, values + first * n, some, n, with);
     });
 }
 
-// The same with all that lies between in double precision.
-static int root_through_double(int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors,
-                               long batch, int n, int threads) {
-    const long all = batch * n * n, some = batch * n;
+// A function of single precision with all that lies between input and output in double.
+static bool in_double(const FunctionArguments<float>& of, long batch, int n, int threads) {
+    const long all = batch * numbers(of.is_complex, n), some = batch * n;
     const std::unique_ptr<double[]> memory(new (std::nothrow) double[3 * all + some]);
-    double *a = memory.get(), *x = a + all, *v = x + all, *values = v + all;
-    if (!a) return 1;
-    std::copy_n(matrices, all, a);
-    const int failed = root<double>(inverse, a, floor, x, values, v, batch, n, threads);
-    std::copy_n(x, all, result);
-    std::copy_n(v, all, vectors);
-    std::copy_n(values, some, roots);
-    return failed;
+    double *a = memory.get(), *result = a + all, *vectors = result + all, *values = vectors + all;
+    if (!a) return false;
+    std::copy_n(of.matrices, all, a);
+    const FunctionArguments<double> wide{
+        of.f, Precision::as_it_is, of.is_complex, false, a, of.result ? result : nullptr, values, vectors};
+    const bool worked = matrix_function(wide, batch, n, threads);
+    if (of.result) std::copy_n(result, all, of.result);
+    std::copy_n(vectors, all, of.vectors);
+    std::copy_n(values, some, of.values);
+    return worked;
 }
 
 template <class T>
-static int recompose(int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
-    const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, group = in_lanes<T>(planes, batch, n) ? f.width : 1;
-    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
-        recompose(f, planes, vectors + first * size, x + first * n, result + first * size, count, n, with);
+bool matrix_function(const FunctionArguments<T>& of, long batch, int n, int threads) {
+    if constexpr (sizeof(T) == sizeof(float))
+        if (of.precision == Precision::in_double) return in_double(of, batch, n, threads);
+    const bool c = of.is_complex, images_apart = of.result && !of.f.is_root();
+    const std::unique_ptr<T[]> memory(images_apart ? new (std::nothrow) T[batch * n] : nullptr);
+    if (images_apart && !memory) return false;
+    T* const images = images_apart ? memory.get() : of.values;
+    const Functions<T>& k = width_for<T>(batch, n, threads);
+    const long size = numbers(c, n), group = !of.given ? 2L * k.width : in_lanes<T>(batch, n) ? k.width : 1;
+    const double cost = of.given ? cost_of_products(c, n) : cost_of_eigh(c, n);
+    return for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
+        const T* a = of.matrices + first * size;
+        T *l = of.values + first * n, *v = of.vectors + first * size, *x = images + first * n;
+        if (!of.given) k.eigh[c](a, l, v, count, n, with);
+        if (of.precision == Precision::refined) refine(k, c, a, v, l, count, n, with);
+        if (!of.result) return;
+        k.apply(of.f, l, x, long(count) * n);
+        recompose(k, c, v, x, of.result + first * size, count, n, with);
     });
 }
 
 template <class T>
-static int refine(int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
+bool recompose(bool is_complex, const T* vectors, const T* x, T* result, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, group = refined_in_lanes(planes, n) ? f.width : 1;
-    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
-        refine(f, planes, matrices + first * size, vectors + first * size, values + first * n, count, n, with);
-    });
-}
-
-// The root by eigenvectors that are there, once they are refined.
-template <class T>
-static int refined_root(int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch,
-                        int n, int threads) {
-    const Functions<T>& f = *functions(T());
-    const long size = long(n) * n * planes;
-    return !for_groups(batch, n, 1, planes * cost_of_products(n), threads, [&](long k, int, Workspace with) {
-        T *x = roots + k * n, *v = vectors + k * size;
-        refine(f, planes, matrices + k * size, v, x, 1, n, with);
-        take_roots(x, n, floor, inverse);
-        f.recompose_long[planes - 1](v, x, result + k * size, n, with);
+    const long size = numbers(is_complex, n), group = in_lanes<T>(batch, n) ? f.width : 1;
+    const double cost = cost_of_products(is_complex, n);
+    return for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
+        recompose(f, is_complex, vectors + first * size, x + first * n, result + first * size, count, n, with);
     });
 }
 
 template <class T>
-static int pull_back(int planes, const PullBack<T>& all, long batch, int n, int threads) {
+bool refine(bool is_complex, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {
     const Functions<T>& f = width_for<T>(batch, n, threads);
-    const long size = long(n) * n * planes, weights = all.weights_are_given() ? long(n) * n : n;
-    const bool lanes = in_lanes<T>(planes, batch, n);
+    const long size = numbers(is_complex, n), group = n <= largest_in_lanes ? f.width : 1;
+    const double cost = cost_of_products(is_complex, n);
+    return for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
+        refine(f, is_complex, matrices + first * size, vectors + first * size, values + first * n, count, n, with);
+    });
+}
+
+template <class T>
+bool pull_back(bool is_complex, const PullBackArguments<T>& all, long batch, int n, int threads) {
+    const Functions<T>& f = width_for<T>(batch, n, threads);
+    const long size = numbers(is_complex, n), weights = all.weights_are_given() ? long(n) * n : n;
+    const bool lanes = in_lanes<T>(batch, n);
     const long group = lanes ? f.width : 1;
-    return !for_groups(batch, n, group, planes * cost_of_products(n), threads, [&](long first, int count, Workspace with) {
-        PullBack<T> job = all;
-        job.vectors += first * size, job.cotangent += first * size, job.weights += first * weights;
-        job.result += first * size;
-        if (job.diagonal) job.diagonal += first * n;
-        if (lanes) f.pull_back(job, count, n, with);
-        else functions(T())->pull_back_long[planes - 1](job, n, with);
+    const double cost = cost_of_products(is_complex, n);
+    return for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
+        PullBackArguments<T> arguments = all;
+        arguments.vectors += first * size, arguments.cotangent += first * size, arguments.weights += first * weights;
+        arguments.result += first * size;
+        if (arguments.diagonal) arguments.diagonal += first * n;
+        (lanes ? f.in_lanes : functions(T())->alone)[is_complex].pull_back(arguments, count, n, with);
     });
 }
+
+#define EIGENGRAD_INSTANTIATE(T)                                                                                       \
+    template bool eigh(bool, const T*, T*, T*, long, int, int);                                                        \
+    template bool matrix_function(const FunctionArguments<T>&, long, int, int);                                        \
+    template bool recompose(bool, const T*, const T*, T*, long, int, int);                                             \
+    template bool refine(bool, const T*, T*, T*, long, int, int);                                                      \
+    template bool pull_back(bool, const PullBackArguments<T>&, long, int, int);
+EIGENGRAD_INSTANTIATE(float)
+EIGENGRAD_INSTANTIATE(double)
 
 }  // namespace eigengrad
-
-// Every function returns 0, or 1 if memory ran out. Arrays are contiguous; n is at least 1. Eigenvectors lie in rows.
-// Planes are 2 for complex numbers, which are pairs, and 1 for real ones.
-#define EIGENGRAD_INTERFACE(T, suffix)                                                                                 \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_eigh_##suffix(                                     \
-        const T* matrices, T* values, T* vectors, long batch, int n, int threads) {                                    \
-        return eigengrad::eigh(matrices, values, vectors, batch, n, threads);                                          \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_root_##suffix(                                     \
-        int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n, int threads) {    \
-        return eigengrad::root(inverse, matrices, floor, result, roots, vectors, batch, n, threads);                   \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_recompose_##suffix(                                \
-        int planes, const T* vectors, const T* x, T* result, long batch, int n, int threads) {                         \
-        return eigengrad::recompose(planes, vectors, x, result, batch, n, threads);                                    \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_refine_##suffix(                                   \
-        int planes, const T* matrices, T* vectors, T* values, long batch, int n, int threads) {                        \
-        return eigengrad::refine(planes, matrices, vectors, values, batch, n, threads);                                \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_refined_root_##suffix(                             \
-        int planes, int inverse, const T* matrices, T floor, T* result, T* roots, T* vectors, long batch, int n,       \
-        int threads) {                                                                                                 \
-        return eigengrad::refined_root(planes, inverse, matrices, floor, result, roots, vectors, batch, n, threads);   \
-    }                                                                                                                  \
-    extern "C" __attribute__((visibility("default"))) int eigengrad_pull_back_##suffix(                                \
-        int planes, int kind, int major_terms, int minor_terms, const T* vectors, const T* cotangent, int transposed,  \
-        const T* weights, const T* diagonal, T* result, long batch, int n, int threads) {                              \
-        eigengrad::PullBack<T> all{eigengrad::Weights(kind), vectors, cotangent, transposed != 0, weights,             \
-                                   {major_terms, minor_terms}, diagonal, result};                                      \
-        return eigengrad::pull_back(planes, all, batch, n, threads);                                                   \
-    }
-
-extern "C" __attribute__((visibility("default"))) int eigengrad_root_through_double_float32(
-    int inverse, const float* matrices, float floor, float* result, float* roots, float* vectors, long batch, int n,
-    int threads) {
-    return eigengrad::root_through_double(inverse, matrices, floor, result, roots, vectors, batch, n, threads);
-}
-
-EIGENGRAD_INTERFACE(float, float32)
-EIGENGRAD_INTERFACE(double, float64)
-
-extern "C" __attribute__((visibility("default"))) const char* eigengrad_instructions() { return eigengrad::chosen->name; }
-
-// For tests: 0 the baseline, 1 AVX2, 2 AVX-512. Returns whether this processor and this build have it.
-extern "C" __attribute__((visibility("default"))) int eigengrad_choose_instructions(int level) {
-    const eigengrad::Kernel* wanted = &eigengrad::baseline::kernel;
-#if defined(EIGENGRAD_X86)
-    int most = &eigengrad::best() == &eigengrad::avx512::kernel ? 2 : &eigengrad::best() == &eigengrad::avx2::kernel ? 1 : 0;
-    if (level < 0 || level > most) return 0;
-    if (level) wanted = level == 1 ? &eigengrad::avx2::kernel : &eigengrad::avx512::kernel;
-#else
-    if (level) return 0;
-#endif
-    eigengrad::chosen = wanted;
-    return 1;
-}

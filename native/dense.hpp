@@ -1,12 +1,12 @@
 // A square matrix by itself, a vector holding neighbouring entries of a row: products, transposes, ways in and out.
 //
 // Complex matrices are two planes, real and imaginary parts, and their products four real ones. A sum runs over k in
-// ascending order, as the one in gradient.hpp.
+// ascending order, as those of Lanes.
 
 #pragma once
 
+#include "complex.hpp"
 #include "kernel.hpp"
-#include "simd.hpp"
 #include "transpose.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
@@ -40,13 +40,6 @@ struct Plane {
     EIGENGRAD_INLINE T* row(int i) const { return data + i * ld; }
     EIGENGRAD_INLINE V at(int i, int j) const { return V::load(row(i) + j); }
     EIGENGRAD_INLINE void set(int i, int j, V x) const { x.store(row(i) + j); }
-
-    // Calls what(i, j) for the vectors that cover the matrix, or its lower triangle.
-    template <class What>
-    EIGENGRAD_INLINE void each(bool lower, What what) const {
-        for (int i = 0; i < n; ++i)
-            for (int j = 0; j < (lower ? i + 1 : n); j += V::lanes) what(i, j);
-    }
 };
 
 template <int R, int C, bool minus, class V, class T = typename V::scalar>
@@ -110,22 +103,77 @@ EIGENGRAD_INLINE void transpose_tile(Plane<V> from, int i, int j, Plane<V> to) {
     for (int w = 0; w < V::lanes; ++w) to.set(j + w, i, x[w]);
 }
 
+// Eigenvalues and the like of one matrix, padded with ones.
+template <class V>
+struct DenseNumbers {
+    using T = typename V::scalar;
+    T* data;
+    int n;
+
+    EIGENGRAD_INLINE V row(int i) const { return V(data[i]); }
+    EIGENGRAD_INLINE V column(int j) const { return V::load(data + j); }
+    EIGENGRAD_INLINE void set(int i, V x) const { data[i] = x.v[0]; }
+    void load(const T* from) const { __builtin_memcpy(data, from, n * sizeof(T)); }
+    void store(T* to) const { __builtin_memcpy(to, data, n * sizeof(T)); }
+};
+
 // A real matrix (P = 1) or a complex one (P = 2).
 template <class V, int P>
 struct Dense {
+    using vector = V;
     using T = typename V::scalar;
+    using E = Entry<V, P>;
+    using Real = Dense<V, 1>;
+    using Numbers = DenseNumbers<V>;
+    static constexpr bool one_by_one = false;  // each() comes to a vector of entries of a row at a time
+
     Plane<V> plane[P];
+    int n;
 
     static constexpr long size(int n) { return P * Plane<V>::size(n); }
-    static Dense take(T*& memory, int n) {
+    static constexpr long numbers(int n) { return Plane<V>::pad(n); }
+    static Dense take(T*& memory, int n, int) {
         Dense result;
+        result.n = n;
         for (Plane<V>& p : result.plane) p = Plane<V>::take(memory, n);
         return result;
+    }
+    static Numbers take_numbers(T*& memory, int n, int) {
+        Numbers result{memory, n};
+        for (long k = 0; k < numbers(n); ++k) *memory++ = 1;
+        return result;
+    }
+
+    EIGENGRAD_INLINE E at(int i, int j) const {
+        if constexpr (P == 1) return plane[0].at(i, j);
+        else return {plane[0].at(i, j), plane[1].at(i, j)};
+    }
+    EIGENGRAD_INLINE void set(int i, int j, E x) const {
+        for (int q = 0; q < P; ++q) plane[q].set(i, j, EIGENGRAD_ISA::plane(x, q));
+    }
+    // One entry in every lane.
+    EIGENGRAD_INLINE E entry(int i, int j) const {
+        if constexpr (P == 1) return V(plane[0].row(i)[j]);
+        else return {V(plane[0].row(i)[j]), V(plane[1].row(i)[j])};
+    }
+    EIGENGRAD_INLINE void set_entry(int i, int j, E x) const {
+        for (int q = 0; q < P; ++q) plane[q].row(i)[j] = EIGENGRAD_ISA::plane(x, q).v[0];
+    }
+
+    // Calls what(j) for the vectors that cover a row, what(i, j) for those that cover the matrix or its lower triangle.
+    template <class What>
+    EIGENGRAD_INLINE void each_of_row(What what) const {
+        for (int j = 0; j < n; j += V::lanes) what(j);
+    }
+    template <class What>
+    EIGENGRAD_INLINE void each(bool lower, What what) const {
+        for (int i = 0; i < n; ++i)
+            for (int j = 0; j < (lower ? i + 1 : n); j += V::lanes) what(i, j);
     }
 
     // From rows of n numbers, complex ones interleaved.
     void load(const T* from, bool conjugate = false) const {
-        const int n = plane[0].n, padded = plane[0].padded;
+        const int padded = plane[0].padded;
         for (int i = 0; i < padded; ++i) {
             const int used = i < n ? n : 0;
             const T* row = from + long(i) * n * P;
@@ -141,7 +189,6 @@ struct Dense {
     }
 
     void store(T* to, bool conjugate = false) const {
-        const int n = plane[0].n;
         for (int i = 0; i < n; ++i, to += n * P)
             if constexpr (P == 1) {
                 __builtin_memcpy(to, plane[0].row(i), n * sizeof(T));
@@ -150,6 +197,17 @@ struct Dense {
                 for (int j = 0; j < n; ++j) to[2 * j] = re[j], to[2 * j + 1] = sign * im[j];
             }
     }
+
+    void load_transposed(const T* from, Dense other) const {
+        other.load(from);
+        other.template transpose_into<false>(*this);
+    }
+    void store_hermitian(T* to) const {
+        mirror();
+        store(to);
+    }
+
+    void set_adjoint(Dense other) const { other.template transpose_into<true>(*this); }
 
     template <bool conjugate>
     void transpose_into(Dense to) const {
@@ -191,10 +249,16 @@ struct Dense {
     void symmetrise(Dense other) const {
         const V half = V(T(0.5));
         transpose_into<true>(other);
-        for (int q = 0; q < P; ++q)
-            plane[q].each(false, [&](int i, int j) {
-                plane[q].set(i, j, half * (plane[q].at(i, j) + other.plane[q].at(i, j)));
-            });
+        each(false, [&](int i, int j) { set(i, j, half * (at(i, j) + other.at(i, j))); });
+    }
+    // The Hermitian part of w o this; if this is `hermitian`, of which the lower triangle counts, and so is w, all of it.
+    void weigh(Real w, bool hermitian, Dense other) const {
+        each(hermitian, [&](int i, int j) { set(i, j, w.at(i, j) * at(i, j)); });
+        if (hermitian) mirror();
+        else symmetrise(other);
+    }
+    void add_to_diagonal(const T* x) const {
+        for (int k = 0; k < n; ++k) plane[0].row(k)[k] += x[k];
     }
 };
 

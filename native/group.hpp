@@ -16,26 +16,30 @@ EIGENGRAD_INLINE Batch<T> part_of(const Batch<T>& all, int index) {
     return {all.data + all.size * W * index, all.size, left < W ? left : W};
 }
 
-// The lower triangles of W matrices into a, rows ld apart, `step` vectors between neighbours.
-template <class T, int W>
+// The lower triangles of W matrices, rows of `width` numbers, of which `planes` are an entry; to a, rows ld entries
+// apart, `step` vectors between neighbours.
+template <int planes, class T, int W>
 void load_triangle(const Batch<const T>& in, int n, Vec<T, W>* a, long ld, int step) {
     Vec<T, W> x[W];
-    if (n < W) {
-        for_tiles<W>(n * n, [&](long offset) {
+    const int width = n * planes;
+    if (width < W) {
+        for_tiles<W>(n * width, [&](long offset) {
             load_tile(in, offset, x);
-            int i = offset / n, j = offset % n;
+            int i = offset / width, t = offset % width;
             for (int w = 0; w < W && i < n; ++w) {
-                if (j <= i) a[(i * ld + j) * step] = x[w];
-                if (++j == n) j = 0, ++i;
+                if (t < (i + 1) * planes) a[(i * ld * planes + t) * step] = x[w];
+                if (++t == width) t = 0, ++i;
             }
         });
     } else {
-        for (int i = 0; i < n; ++i)
-            for_tiles<W>(n, [&](long offset) {
-                if (offset > i) return;
-                load_tile(in, long(i) * n + offset, x);
-                for (int w = 0; w < W && offset + w <= i; ++w) a[(i * ld + offset + w) * step] = x[w];
+        for (int i = 0; i < n; ++i) {
+            const int end = (i + 1) * planes;
+            for_tiles<W>(width, [&](long offset) {
+                if (offset >= end) return;
+                load_tile(in, long(i) * width + offset, x);
+                for (int w = 0; w < W && offset + w < end; ++w) a[(i * ld * planes + offset + w) * step] = x[w];
             });
+        }
     }
 }
 
@@ -57,31 +61,35 @@ EIGENGRAD_INLINE void copy_short(T* to, const T* from, int n) {
     }
 }
 
-// The columns of W matrices q into rows `rank` of the output.
-template <class T, int W>
+// The columns of W matrices q into rows `rank` of the output; scratch for W matrices where a row has fewer than W
+// numbers.
+template <int planes, class T, int W>
 void store_columns(const Batch<T>& out, int n, Vec<T, W>* q, long ld, int step, const T* rank, int rank_step, T* scratch) {
     Vec<T, W> x[W];
-    if (n < W) {
-        long size = n * n;
+    const int width = n * planes;
+    auto number = [&](int k, int t) { return q[((t / planes * ld + k) * planes + t % planes) * step]; };
+    if (width < W) {
+        long size = n * width;
         for_tiles<W>(size, [&](long offset) {
-            int k = offset / n, i = offset % n;
+            int k = offset / width, t = offset % width;
             for (int w = 0; w < W; ++w) {
-                x[w] = q[(i * ld + k) * step];
-                if (++i == n) i = 0, k += k + 1 < n;
+                x[w] = number(k, t);
+                if (++t == width) t = 0, k += k + 1 < n;
             }
             transpose(x);
             for (int lane = 0; lane < out.count; ++lane) x[lane].store(scratch + size * lane + offset);
         });
         for (int lane = 0; lane < out.count; ++lane)
             for (int k = 0; k < n; ++k)
-                copy_short<W>(out.data + size * lane + n * int(rank[k * rank_step + lane]), scratch + size * lane + n * k, n);
+                copy_short<W>(out.data + size * lane + width * int(rank[k * rank_step + lane]),
+                              scratch + size * lane + width * k, width);
     } else {
         for (int k = 0; k < n; ++k)
-            for_tiles<W>(n, [&](long offset) {
-                for (int w = 0; w < W; ++w) x[w] = q[((offset + w) * ld + k) * step];
+            for_tiles<W>(width, [&](long offset) {
+                for (int w = 0; w < W; ++w) x[w] = number(k, int(offset) + w);
                 transpose(x);
                 for (int lane = 0; lane < out.count; ++lane)
-                    x[lane].store(out.data + out.size * lane + n * long(rank[k * rank_step + lane]) + offset);
+                    x[lane].store(out.data + out.size * lane + width * long(rank[k * rank_step + lane]) + offset);
             });
     }
 }
@@ -102,7 +110,7 @@ EIGENGRAD_INLINE void ranks(const V* d, int n, V* rank) {
 }
 
 // Eigenvalues and eigenvectors of decomposed groups, in ascending order.
-template <class V>
+template <int planes, class V>
 void store_group(Batch<typename V::scalar> values, Batch<typename V::scalar> vectors, int n, V* d, V* rank,
                  typename V::part* const (&q)[V::parts], long ld, int step, const Scale<V>& scale,
                  typename V::scalar* scratch) {
@@ -116,7 +124,7 @@ void store_group(Batch<typename V::scalar> values, Batch<typename V::scalar> vec
             values.data[long(lane) * n + int(places[k * V::lanes + lane])] = all[k * V::lanes + lane];
     for (int g = 0; g < V::parts; ++g) {
         auto to = part_of<V>(vectors, g);
-        if (to.count > 0) store_columns<T, W>(to, n, q[g], ld, step, places + g * W, V::lanes, scratch);
+        if (to.count > 0) store_columns<planes, T, W>(to, n, q[g], ld, step, places + g * W, V::lanes, scratch);
     }
 }
 

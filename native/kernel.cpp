@@ -4,28 +4,27 @@
 #include "kernel.hpp"
 
 #include "gradient.hpp"
-#include "long.hpp"
 #include "passes.hpp"
 #include "refine.hpp"
-#include "refine_long.hpp"
 #include "solve.hpp"
+#include "weights.hpp"
 
 #define EIGENGRAD_TEXT(x) #x
 #define EIGENGRAD_NAME(x) EIGENGRAD_TEXT(x)
 
 namespace eigengrad::EIGENGRAD_ISA {
 
+template <class M, class T = typename M::T>
+constexpr Products<T> products() { return {recompose<M>, pull_back<M>, refine<M>}; }
+
 template <class T, int W>
 constexpr Functions<T> functions() {
     using V = Vec<T, W>;
     return {W,
-            solve<V>,
-            recompose<V>,
-            pull_back<V>,
-            refine<V>,
-            {recompose_long<V, 1>, recompose_long<V, 2>},
-            {pull_back_long<V, 1>, pull_back_long<V, 2>},
-            {refine_long<V, 1>, refine_long<V, 2>},
+            {solve<1, V>, solve<2, V>},
+            apply<V>,
+            {products<Lanes<V, 1>>(), products<Lanes<V, 2>>()},
+            {products<Dense<V, 1>>(), products<Dense<V, 2>>()},
             moments<V>,
             affine<V>,
             affine_backward<V>};

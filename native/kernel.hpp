@@ -22,24 +22,43 @@ struct Workspace {
     }
 };
 
-// Which derivative, and how its weights are had: those of eigenvectors given or a geometric series, those of a function
-// given or of a root. See gradient.hpp.
-enum Weights { eigenvectors = 0, function = 1, square_root = 2, inverse_square_root = 3, series = 4 };
+// Which derivative, and where its weights come from: those of eigenvectors are given or a geometric series, those of a
+// function given or made for one that is known; a projector's are a series, or exact without terms. See weights.hpp.
+enum Weights {
+    eigenvectors = 0,
+    function = 1,
+    square_root = 2,
+    inverse_square_root = 3,
+    series = 4,
+    exponential = 5,
+    logarithm = 6,
+    power = 7,
+    projector = 8
+};
+
+// A function of eigenvalues, which is a kind from square_root on. Roots take eigenvalues below `parameter` to be that; a
+// power has it as the exponent.
+struct Scalar {
+    Weights kind;
+    double parameter;
+
+    bool is_root() const { return kind == square_root || kind == inverse_square_root; }
+};
 
 // One derivative: arrays of consecutive matrices (n, n) or vectors (n), `count` of them. Weights and diagonal are real.
 template <class T>
-struct PullBack {
+struct PullBackArguments {
     Weights kind;
     const T* vectors;   // eigenvectors in rows
     const T* cotangent;
     bool transposed;    // whether the cotangent is stored by columns
-    const T* weights;   // (n, n); for the roots (n), their eigenvalues; for a series (n), those of the matrix
+    const T* weights;   // (n, n), or (n): of roots the eigenvalues of the root, of others those of the matrix
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
-    const T* diagonal;  // (n), or null
+    const T* diagonal;  // (n), or null; of a projector 1 for the eigenvalues that it keeps, else 0
     T* result;
+    double exponent = 0;  // of a power
 
-    bool of_function() const { return kind == function || of_root(); }
-    bool of_root() const { return kind == square_root || kind == inverse_square_root; }
+    bool of_function() const { return kind != eigenvectors && kind != series; }
     bool weights_are_given() const { return kind == eigenvectors || kind == function; }
 };
 
@@ -63,17 +82,21 @@ struct Units {
     }
 };
 
+// Products with eigenvectors of `count` matrices: of one, or of up to as many as there are lanes.
+template <class T>
+struct Products {
+    void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
+    void (*pull_back)(const PullBackArguments<T>&, int count, int n, Workspace);
+    void (*refine)(const T* matrices, T* vectors, T* values, int count, int n, Workspace);
+};
+
+// Of two functions the second is that for complex matrices.
 template <class T>
 struct Functions {
-    int width;  // matrices per vector; eigh takes twice as many at once, the others as many
-    void (*eigh)(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
-    void (*recompose)(const T* vectors, const T* values, T* result, int count, int n, Workspace);
-    void (*pull_back)(const PullBack<T>&, int count, int n, Workspace);
-    void (*refine)(const T* matrices, T* vectors, T* values, int count, int n, Workspace);
-    // The same of one matrix, real or complex (long.hpp).
-    void (*recompose_long[2])(const T* rows, const T* x, T* result, int n, Workspace);
-    void (*pull_back_long[2])(const PullBack<T>&, int n, Workspace);
-    void (*refine_long[2])(const T* matrix, T* rows, T* values, int n, Workspace);
+    int width;  // matrices per vector; eigh takes twice as many at once, the products as many
+    void (*eigh[2])(const T* matrices, T* values, T* vectors, int count, int n, Workspace);
+    void (*apply)(Scalar, const T* x, T* result, long count);
+    Products<T> in_lanes[2], alone[2];
     void (*moments)(const Units<T>&, int d, T* mean, T* scatter, Workspace);
     void (*affine)(const Units<T>&, int d, const T* matrix, const T* centre, const T* offset, T* y, bool add, Workspace);
     void (*affine_backward)(const Units<T>&, const T* g, int d, const T* matrix, const T* centre, T* gx, T* g_matrix,

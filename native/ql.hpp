@@ -1,4 +1,5 @@
-// Eigenvalues of a tridiagonal matrix, and its eigenvectors applied to Q, by the implicit QL method, one matrix per lane.
+// Eigenvalues of a tridiagonal matrix, and its eigenvectors applied to Q, by the implicit QL method, one matrix per lane:
+// LAPACK's steqr.
 //
 // Every lane is at its own place: its active block [first, last] has its own ends, and masks keep each lane's sweep
 // within it. All lanes walk the same indices downwards, so that memory is read in step; a lane outside its block takes
@@ -19,7 +20,7 @@ struct Blocks {
     using T = typename V::scalar;
     V first, last;               // the rows at its two ends; first = n where the lane is done
     V at_first, after_first, coupling, at_last;  // d[first], d[first + 1], e[first], d[last]
-    V end, at_end;               // the lowest row seen so far that no coupling ties to the one above it
+    V end, at_end;               // the lowest row so far that no coupling ties to the one above it
 
     EIGENGRAD_INLINE void begin(int n, V at) {
         first = last = V(T(n)), end = V(T(n - 1)), at_end = at;
@@ -27,7 +28,7 @@ struct Blocks {
     }
 
     // Row k, whose couplings and neighbours are final. Returns its coupling, cleared where it is negligible.
-    EIGENGRAD_INLINE V see(int k, V dk, V above, V ek) {
+    EIGENGRAD_INLINE V update(int k, V dk, V above, V ek) {
         V size = abs(ek);
         V bar = max(V(Limits<T>::epsilon) * (abs(dk) + abs(above)), V(Limits<T>::negligible));
         auto coupled = size > bar;
@@ -52,7 +53,7 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
     using T = typename V::scalar;
     Blocks<V> blocks;
     blocks.begin(n, d[n - 1]);
-    for (int k = n - 2; k >= 0; --k) e[k] = blocks.see(k, d[k], d[k + 1], e[k]);
+    for (int k = n - 2; k >= 0; --k) e[k] = blocks.update(k, d[k], d[k + 1], e[k]);
     int lowest = 0;
     const V none = V(T(n));
     auto pending = none > blocks.first;
@@ -94,7 +95,7 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
                 blocks.begin(n, done);
             } else {
                 V coupling = select(without(active, starting), select(turning, r, V(T(0))), e[k + 1]);
-                e[k + 1] = blocks.see(k + 1, done, above, coupling);
+                e[k + 1] = blocks.update(k + 1, done, above, coupling);
             }
             above = done;
             g = fma(c, r1, -b);
@@ -103,7 +104,7 @@ EIGENGRAD_INLINE typename V::mask implicit_ql(V* __restrict d, V* __restrict e, 
             if (any(active) && highest == lowest) highest = k + 1;
         }
         d[lowest] = dk1;
-        e[lowest] = blocks.see(lowest, dk1, above, e[lowest]);
+        e[lowest] = blocks.update(lowest, dk1, above, e[lowest]);
         // Rows below `lowest` are done in every lane.
         finish(lowest, highest);
         pending = none > blocks.first;

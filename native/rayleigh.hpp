@@ -1,36 +1,36 @@
-// Eigenvalues once more, from the eigenvectors: v^T A v / v^T v.
+// Eigenvalues once more, from the eigenvectors: v^H A v / v^H v.
 //
 // The QL sweeps leave an error in each eigenvalue that grows with n, to a multiple of LAPACK's. The quotient's own error
 // hardly grows, and an error of the vector enters it squared.
 
 #pragma once
 
-#include "simd.hpp"
+#include "complex.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
-// Columns k .. k+C-1 of q against the lower triangle of a; both have rows ld apart.
-template <int C, class V>
-EIGENGRAD_INLINE void quotients(const V* __restrict a, const V* __restrict q, int n, long ld, V* __restrict d) {
+// Columns k .. k+C-1 of q; entry (i, j <= i) of a is A_ji. Both have rows ld apart.
+template <int C, class E, class V>
+EIGENGRAD_INLINE void quotients(const E* __restrict a, const E* __restrict q, int n, long ld, V* __restrict d) {
     using T = typename V::scalar;
     V product[C], square[C];
     for (int c = 0; c < C; ++c) product[c] = square[c] = V(T(0));
     for (int i = 0; i < n; ++i) {
-        const V *row = a + i * ld, *qi = q + i * ld;
-        V sum[C];
-        for (int c = 0; c < C; ++c) sum[c] = V(T(0));
+        const E *row = a + i * ld, *qi = q + i * ld;
+        E sum[C];
+        for (int c = 0; c < C; ++c) sum[c] = E(T(0));
         for (int j = 0; j < i; ++j)
-            for (int c = 0; c < C; ++c) sum[c] = fma(row[j], q[j * ld + c], sum[c]);
+            for (int c = 0; c < C; ++c) sum[c] = fma(conj(row[j]), q[j * ld + c], sum[c]);
         for (int c = 0; c < C; ++c) {
-            product[c] = fma(fma(row[i], qi[c], sum[c] + sum[c]), qi[c], product[c]);
-            square[c] = fma(qi[c], qi[c], square[c]);
+            product[c] = dot(fma(real(row[i]), qi[c], sum[c] + sum[c]), qi[c], product[c]);
+            square[c] = dot(qi[c], qi[c], square[c]);
         }
     }
     for (int c = 0; c < C; ++c) d[c] = product[c] / square[c];
 }
 
-template <class V>
-void rayleigh_quotients(const V* a, const V* q, int n, long ld, V* d) {
+template <class E, class V>
+void rayleigh_quotients(const E* a, const E* q, int n, long ld, V* d) {
     int k = 0;
     for (; k + 4 <= n; k += 4) quotients<4>(a, q + k, n, ld, d + k);
     for (; k < n; ++k) quotients<1>(a, q + k, n, ld, d + k);

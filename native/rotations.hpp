@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "simd.hpp"
+#include "complex.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -16,21 +16,21 @@ struct Rotation {
 };
 
 // (x, y) -> (c x - s y, s x + c y)
-template <class V>
-EIGENGRAD_INLINE void rotate(const Rotation<V>& by, V& x, V& y) {
-    V turned = fnma(by.s, y, by.c * x);
+template <class V, class E>
+EIGENGRAD_INLINE void rotate(const Rotation<V>& by, E& x, E& y) {
+    E turned = fnma(by.s, y, by.c * x);
     y = fma(by.s, x, by.c * y);
     x = turned;
 }
 
-template <int R, class V>
-EIGENGRAD_INLINE void sweep_once(V* __restrict rows, long ld, const Rotation<V>* __restrict by, int low, int high) {
-    V carried[R];
+template <int R, class V, class E>
+EIGENGRAD_INLINE void sweep_once(E* __restrict rows, long ld, const Rotation<V>* __restrict by, int low, int high) {
+    E carried[R];
     for (int r = 0; r < R; ++r) carried[r] = rows[r * ld + high];
     for (int k = high - 1; k >= low; --k) {
         Rotation<V> first = by[k];
         for (int r = 0; r < R; ++r) {
-            V x = rows[r * ld + k];
+            E x = rows[r * ld + k];
             rotate(first, x, carried[r]);
             rows[r * ld + k + 1] = carried[r];
             carried[r] = x;
@@ -39,12 +39,12 @@ EIGENGRAD_INLINE void sweep_once(V* __restrict rows, long ld, const Rotation<V>*
     for (int r = 0; r < R; ++r) rows[r * ld + low] = carried[r];
 }
 
-template <int R, class V>
-EIGENGRAD_INLINE void sweep_twice(V* __restrict rows, long ld, const Rotation<V>* __restrict by,
+template <int R, class V, class E>
+EIGENGRAD_INLINE void sweep_twice(E* __restrict rows, long ld, const Rotation<V>* __restrict by,
                                   const Rotation<V>* __restrict then, int low, int high) {
-    V carried[R], behind[R];
+    E carried[R], behind[R];
     for (int r = 0; r < R; ++r) {
-        V x = rows[r * ld + high - 1];
+        E x = rows[r * ld + high - 1];
         carried[r] = rows[r * ld + high];
         rotate(by[high - 1], x, carried[r]);
         behind[r] = carried[r];
@@ -53,7 +53,7 @@ EIGENGRAD_INLINE void sweep_twice(V* __restrict rows, long ld, const Rotation<V>
     for (int k = high - 2; k >= low; --k) {
         Rotation<V> first = by[k], second = then[k + 1];
         for (int r = 0; r < R; ++r) {
-            V x = rows[r * ld + k];
+            E x = rows[r * ld + k];
             rotate(first, x, carried[r]);
             rotate(second, carried[r], behind[r]);
             rows[r * ld + k + 2] = behind[r];
@@ -78,8 +78,8 @@ struct Sweeps {
 
     EIGENGRAD_INLINE Rotation<V>* sweep(int t) const { return rotations + t * stride; }
 
-    template <int R>
-    EIGENGRAD_INLINE void apply_to_rows(V* rows, long ld) const {
+    template <int R, class E>
+    EIGENGRAD_INLINE void apply_to_rows(E* rows, long ld) const {
         int t = 0;
         for (; t + 2 <= count; t += 2) sweep_twice<R>(rows, ld, sweep(t), sweep(t + 1), low[t], high[t]);
         if (t < count) sweep_once<R>(rows, ld, sweep(t), low[t], high[t]);
@@ -88,11 +88,12 @@ struct Sweeps {
     void forget() { count = 0; }
 
     // Rotates the columns of q (n, n; rows ld apart) and forgets the sweeps.
-    void apply(V* q, int n, long ld) {
+    template <class E>
+    void apply(E* q, int n, long ld) {
 #if defined(__AVX512F__) || defined(__aarch64__)
-        constexpr int R = 4;
+        constexpr int R = 4 / planes_of<E>;
 #else
-        constexpr int R = 2;
+        constexpr int R = 2 / planes_of<E>;
 #endif
         for (int t = 0; t + 2 <= count; t += 2) {  // sweeps walked together need one range: identities fill the rest
             int lowest = low[t] < low[t + 1] ? low[t] : low[t + 1];

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "pair.hpp"
+#include "complex.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -11,27 +11,36 @@ namespace eigengrad::EIGENGRAD_ISA {
 template <class V>
 struct Scale {
     using T = typename V::scalar;
-    V largest = V(T(0)), poison = V(T(0)), down, up;
-    typename V::mask good;
+    V largest = V(T(0)), nonfinite = V(T(0)), down, up;
+    typename V::mask finite;
 
-    EIGENGRAD_INLINE void see(V x) { largest = max(abs(x), largest), poison = fma(x, V(T(0)), poison); }
+    EIGENGRAD_INLINE void update(V x) { largest = max(abs(x), largest), nonfinite = fma(x, V(T(0)), nonfinite); }
+    EIGENGRAD_INLINE void update(Complex<V> x) { update(x.re), update(x.im); }
     EIGENGRAD_INLINE void decide() {
         power_of_two(largest, down, up);
-        good = poison == V(T(0));
+        finite = nonfinite == V(T(0));
     }
-    EIGENGRAD_INLINE V scaled(V x) const { return select(good, x * down, V(T(0))); }
-    EIGENGRAD_INLINE V unscaled(V x) const { return select(good, x * up, V(T(__builtin_nan("")))); }
+    EIGENGRAD_INLINE V scaled(V x) const { return select(finite, x * down, V(T(0))); }
+    EIGENGRAD_INLINE Complex<V> scaled(Complex<V> x) const { return {scaled(x.re), scaled(x.im)}; }
+    EIGENGRAD_INLINE V unscaled(V x) const { return select(finite, x * up, V(T(__builtin_nan("")))); }
     // Adding zero turns -0 into 0, which idle rotations may or may not have done before.
-    EIGENGRAD_INLINE V vector(V x) const { return select(good, x + V(T(0)), V(T(__builtin_nan("")))); }
+    EIGENGRAD_INLINE V vector(V x) const { return select(finite, x + V(T(0)), V(T(__builtin_nan("")))); }
+    EIGENGRAD_INLINE Complex<V> vector(Complex<V> x) const { return {vector(x.re), vector(x.im)}; }
 };
 
-template <class V>
-EIGENGRAD_INLINE void scale_triangle(V* a, int n, long ld, Scale<V>& scale) {
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j <= i; ++j) scale.see(a[i * ld + j]);
+// The lower triangle of A as it is read, so that entry (i, j) is A_ij, to that of A^T: a row of it is what a reflector is
+// made of, a column of A. Of the diagonal the real part counts.
+template <class E, class V>
+EIGENGRAD_INLINE void scale_triangle(E* a, int n, long ld, Scale<V>& scale) {
+    for (int i = 0; i < n; ++i) {
+        for (int j = 0; j < i; ++j) scale.update(a[i * ld + j]);
+        scale.update(real(a[i * ld + i]));
+    }
     scale.decide();
-    for (int i = 0; i < n; ++i)
-        for (int j = 0; j <= i; ++j) a[i * ld + j] = scale.scaled(a[i * ld + j]);
+    for (int i = 0; i < n; ++i) {
+        for (int j = 0; j < i; ++j) a[i * ld + j] = scale.scaled(conj(a[i * ld + j]));
+        a[i * ld + i] = E(scale.scaled(real(a[i * ld + i])));
+    }
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

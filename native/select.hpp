@@ -19,18 +19,38 @@ namespace baseline {
 extern const Kernel kernel;
 }
 
-inline const Kernel& best() {
+// The kernels that this processor can run, the best one last.
+inline const Kernel* const* supported(int& count) {
+    static const Kernel* kernels[3] = {&baseline::kernel};
+    count = 1;
 #if defined(EIGENGRAD_X86)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw"))
-        return avx512::kernel;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::kernel;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        kernels[count++] = &avx2::kernel;
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw"))
+            kernels[count++] = &avx512::kernel;
+    }
 #endif
-    return baseline::kernel;
+    return kernels;
 }
 
-inline const Kernel* chosen = &best();
+inline const Kernel* best() {
+    int count;
+    const Kernel* const* kernels = supported(count);
+    return kernels[count - 1];
+}
+
+inline const Kernel* chosen = best();
+
+// By its name. Returns whether it is supported.
+inline bool choose(const char* name) {
+    int count;
+    const Kernel* const* kernels = supported(count);
+    for (int k = 0; k < count; ++k)
+        if (__builtin_strcmp(kernels[k]->name, name) == 0) return chosen = kernels[k], true;
+    return false;
+}
 
 inline const Functions<float>* functions(float) { return chosen->single; }
 inline const Functions<double>* functions(double) { return chosen->full; }

@@ -37,14 +37,19 @@ struct Native {
     typedef T type __attribute__((vector_size(W * sizeof(T))));
 };
 
+// Which lanes: a mask register, or all bits of a lane or none, which is what vector extensions compare to. (In AVX-512 too
+// these would do, but cost up to 1.3 times in matrices of doubles.)
 template <class T, int W>
 struct Mask {
-    using native = typename Native<typename Bits<T>::type, W>::type;
 #if defined(__AVX512VL__)
-    unsigned bits;  // a mask register
+    unsigned bits;
 #else
-    native bits;
+    typename Native<typename Bits<T>::type, W>::type bits;
 #endif
+
+    friend EIGENGRAD_INLINE Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
+    friend EIGENGRAD_INLINE Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
+    friend EIGENGRAD_INLINE Mask without(Mask a, Mask b) { return {a.bits & ~b.bits}; }
 };
 
 template <class T, int W>
@@ -75,86 +80,54 @@ struct Vec {
     friend EIGENGRAD_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
     friend EIGENGRAD_INLINE Vec operator/(Vec a, Vec b) { return a.v / b.v; }
     friend EIGENGRAD_INLINE Vec operator-(Vec a) { return -a.v; }
+#if !defined(__AVX512VL__)
+    friend EIGENGRAD_INLINE mask operator>(Vec a, Vec b) { return {a.v > b.v}; }
+    friend EIGENGRAD_INLINE mask operator<=(Vec a, Vec b) { return {a.v <= b.v}; }
+    friend EIGENGRAD_INLINE mask operator==(Vec a, Vec b) { return {a.v == b.v}; }
+#endif
 };
 
-// a * b + c, rounded once where the instruction set can.
+// a * b + c and c - a * b, rounded once where the instruction set can, and the square root: here what vector extensions
+// can say, and below a row for each register that can more.
 template <class T, int W>
-EIGENGRAD_INLINE Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) {
-#if defined(__FMA__)
-    if constexpr (sizeof(T) == 4) {
-#if defined(__AVX512F__)
-        if constexpr (W == 16) return _mm512_fmadd_ps(a.v, b.v, c.v);
-#endif
-        if constexpr (W == 8) return _mm256_fmadd_ps(a.v, b.v, c.v);
-        if constexpr (W == 4) return _mm_fmadd_ps(a.v, b.v, c.v);
-    } else {
-#if defined(__AVX512F__)
-        if constexpr (W == 8) return _mm512_fmadd_pd(a.v, b.v, c.v);
-#endif
-        if constexpr (W == 4) return _mm256_fmadd_pd(a.v, b.v, c.v);
-        if constexpr (W == 2) return _mm_fmadd_pd(a.v, b.v, c.v);
-    }
-#elif defined(__aarch64__)
-    if constexpr (sizeof(T) == 4) return vfmaq_f32(c.v, a.v, b.v);
-    else return vfmaq_f64(c.v, a.v, b.v);
-#else
-    return a.v * b.v + c.v;
-#endif
-}
-
-// c - a * b, likewise.
+EIGENGRAD_INLINE Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return a * b + c; }
 template <class T, int W>
-EIGENGRAD_INLINE Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) {
-#if defined(__FMA__)
-    if constexpr (sizeof(T) == 4) {
-#if defined(__AVX512F__)
-        if constexpr (W == 16) return _mm512_fnmadd_ps(a.v, b.v, c.v);
-#endif
-        if constexpr (W == 8) return _mm256_fnmadd_ps(a.v, b.v, c.v);
-        if constexpr (W == 4) return _mm_fnmadd_ps(a.v, b.v, c.v);
-    } else {
-#if defined(__AVX512F__)
-        if constexpr (W == 8) return _mm512_fnmadd_pd(a.v, b.v, c.v);
-#endif
-        if constexpr (W == 4) return _mm256_fnmadd_pd(a.v, b.v, c.v);
-        if constexpr (W == 2) return _mm_fnmadd_pd(a.v, b.v, c.v);
-    }
-#elif defined(__aarch64__)
-    if constexpr (sizeof(T) == 4) return vfmsq_f32(c.v, a.v, b.v);
-    else return vfmsq_f64(c.v, a.v, b.v);
-#else
-    return c.v - a.v * b.v;
-#endif
-}
-
+EIGENGRAD_INLINE Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return c - a * b; }
 template <class T, int W>
 EIGENGRAD_INLINE Vec<T, W> sqrt(Vec<T, W> a) {
-#if defined(__SSE2__)
-    if constexpr (sizeof(T) == 4) {
-#if defined(__AVX512F__)
-        if constexpr (W == 16) return _mm512_sqrt_ps(a.v);
-#endif
-#if defined(__AVX__)
-        if constexpr (W == 8) return _mm256_sqrt_ps(a.v);
-#endif
-        if constexpr (W == 4) return _mm_sqrt_ps(a.v);
-    } else {
-#if defined(__AVX512F__)
-        if constexpr (W == 8) return _mm512_sqrt_pd(a.v);
-#endif
-#if defined(__AVX__)
-        if constexpr (W == 4) return _mm256_sqrt_pd(a.v);
-#endif
-        if constexpr (W == 2) return _mm_sqrt_pd(a.v);
-    }
-#elif defined(__aarch64__)
-    if constexpr (sizeof(T) == 4) return vsqrtq_f32(a.v);
-    else return vsqrtq_f64(a.v);
-#else
     for (int lane = 0; lane < W; ++lane) a.v[lane] = sizeof(T) == 4 ? __builtin_sqrtf(a.v[lane]) : __builtin_sqrt(a.v[lane]);
     return a;
-#endif
 }
+
+#define EIGENGRAD_FUSED(T, W, multiply_add, multiply_subtract)                                                         \
+    EIGENGRAD_INLINE Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return multiply_add; }                     \
+    EIGENGRAD_INLINE Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return multiply_subtract; }
+#define EIGENGRAD_ROOT(T, W, root)                                                                                     \
+    EIGENGRAD_INLINE Vec<T, W> sqrt(Vec<T, W> a) { return root(a.v); }
+#if defined(__FMA__)
+#define EIGENGRAD_REGISTER(T, W, prefix, suffix)                                                                       \
+    EIGENGRAD_FUSED(T, W, prefix##_fmadd_##suffix(a.v, b.v, c.v), prefix##_fnmadd_##suffix(a.v, b.v, c.v))             \
+    EIGENGRAD_ROOT(T, W, prefix##_sqrt_##suffix)
+#else
+#define EIGENGRAD_REGISTER(T, W, prefix, suffix) EIGENGRAD_ROOT(T, W, prefix##_sqrt_##suffix)
+#endif
+#if defined(__AVX512F__)
+EIGENGRAD_REGISTER(float, 16, _mm512, ps)
+EIGENGRAD_REGISTER(double, 8, _mm512, pd)
+#endif
+#if defined(__AVX__)
+EIGENGRAD_REGISTER(float, 8, _mm256, ps)
+EIGENGRAD_REGISTER(double, 4, _mm256, pd)
+#endif
+#if defined(__SSE2__)
+EIGENGRAD_REGISTER(float, 4, _mm, ps)
+EIGENGRAD_REGISTER(double, 2, _mm, pd)
+#elif defined(__aarch64__)
+EIGENGRAD_FUSED(float, 4, vfmaq_f32(c.v, a.v, b.v), vfmsq_f32(c.v, a.v, b.v))
+EIGENGRAD_FUSED(double, 2, vfmaq_f64(c.v, a.v, b.v), vfmsq_f64(c.v, a.v, b.v))
+EIGENGRAD_ROOT(float, 4, vsqrtq_f32)
+EIGENGRAD_ROOT(double, 2, vsqrtq_f64)
+#endif
 
 template <class T, int W>
 EIGENGRAD_INLINE Vec<T, W> abs(Vec<T, W> a) {
@@ -206,29 +179,12 @@ EIGENGRAD_INLINE Vec<T, W> select(Mask<T, W> m, Vec<T, W> a, Vec<T, W> b) {
 }
 template <class T, int W>
 EIGENGRAD_INLINE bool any(Mask<T, W> m) { return m.bits != 0; }
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> without(Mask<T, W> a, Mask<T, W> b) { return {a.bits & ~b.bits}; }
 
 #else
 
 template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> operator>(Vec<T, W> a, Vec<T, W> b) { return {a.v > b.v}; }
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> operator<=(Vec<T, W> a, Vec<T, W> b) { return {a.v <= b.v}; }
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> operator==(Vec<T, W> a, Vec<T, W> b) { return {a.v == b.v}; }
+EIGENGRAD_INLINE Vec<T, W> select(Mask<T, W> m, Vec<T, W> a, Vec<T, W> b) { return m.bits ? a.v : b.v; }
 
-template <class T, int W>
-EIGENGRAD_INLINE Vec<T, W> select(Mask<T, W> m, Vec<T, W> a, Vec<T, W> b) {
-#if defined(__AVX__)
-    if constexpr (W * sizeof(T) == 32) {
-        if constexpr (sizeof(T) == 4) return _mm256_blendv_ps(b.v, a.v, (__m256)m.bits);
-        else return _mm256_blendv_pd(b.v, a.v, (__m256d)m.bits);
-    }
-#endif
-    using I = typename Vec<T, W>::native_integer;
-    return (typename Vec<T, W>::native)(((I)a.v & (I)m.bits) | ((I)b.v & ~(I)m.bits));
-}
 template <class T, int W>
 EIGENGRAD_INLINE bool any(Mask<T, W> m) {
 #if defined(__AVX__)
@@ -242,15 +198,8 @@ EIGENGRAD_INLINE bool any(Mask<T, W> m) {
     return sum != 0;
 #endif
 }
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> without(Mask<T, W> a, Mask<T, W> b) { return {a.bits & ~b.bits}; }
 
 #endif
-
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> operator&(Mask<T, W> a, Mask<T, W> b) { return {a.bits & b.bits}; }
-template <class T, int W>
-EIGENGRAD_INLINE Mask<T, W> operator|(Mask<T, W> a, Mask<T, W> b) { return {a.bits | b.bits}; }
 
 // The larger; b where a is NaN.
 template <class T, int W>

@@ -34,7 +34,7 @@ void solve_tiny(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
     }
     Scale<V> scale;
     for (int i = 0; i < n; ++i)
-        for (int j = 0; j <= i; ++j) scale.see(a[i][j]);
+        for (int j = 0; j <= i; ++j) scale.update(a[i][j]);
     scale.decide();
     for (int i = 0; i < n; ++i)
         for (int j = 0; j <= i; ++j) a[i][j] = scale.scaled(a[i][j]);
@@ -64,89 +64,84 @@ void solve_tiny(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
 // An odd row length keeps columns from falling on one cache set (4 KB aliasing).
 EIGENGRAD_INLINE long leading(int n) { return n | 1; }
 
-// Short matrices: both halves of a pair in step from beginning to end, rotations applied as they come.
+// Short real matrices: both halves of a pair in step from beginning to end, rotations applied as they come.
 template <class V>
 void solve_short(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
                  Batch<typename V::scalar> vectors, int n, Workspace memory) {
     using T = typename V::scalar;
     using P = typename V::part;
-    constexpr int W = P::lanes;
-    const long ld = leading(n);
-    V* a = static_cast<V*>(memory.reserve((2 * n * ld + 8 * n) * sizeof(V) + W * n * n * sizeof(T)));
-    V *again = a + n * ld, *d = again + n * ld, *e = d + n, *rank = e + n, *work = rank + n;
+    const long ld = leading(n), size = 2 * n * ld + tridiagonal_work(n);
+    V* a = static_cast<V*>(memory.reserve((size + 3 * n) * sizeof(V) + P::lanes * n * n * sizeof(T)));
+    V *again = a + n * ld, *work = again + n * ld, *d = a + size, *e = d + n, *rank = e + n;
     for (int g = 0; g < V::parts; ++g) {
         auto from = part_of<V>(in, g);
         if (from.count <= 0) from = in, from.count = 1;
-        load_triangle<T, W>(from, n, reinterpret_cast<P*>(a) + g, ld, V::parts);
+        load_triangle<1>(from, n, reinterpret_cast<P*>(a) + g, ld, V::parts);
     }
     Scale<V> scale;
     scale_triangle(a, n, ld, scale);
     for (int i = 0; i < n; ++i)
         for (int j = 0; j <= i; ++j) again[i * ld + j] = a[i * ld + j];
     tridiagonalise(a, n, ld, d, e, work);
-    auto stuck = implicit_ql(
+    auto unconverged = implicit_ql(
         d, e, n,
         [&](int k, V c, V s) {
             V* column = a + k;
-            for (int i = 0; i < n; ++i, column += ld) {
-                V x = column[0], y = column[1];
-                column[0] = fnma(s, y, c * x);
-                column[1] = fma(s, x, c * y);
-            }
+            for (int i = 0; i < n; ++i, column += ld) rotate(Rotation<V>{c, s}, column[0], column[1]);
         },
         [](int, int) {});
     rayleigh_quotients(again, a, n, ld, d);
-    scale.good = without(scale.good, stuck);
+    scale.finite = without(scale.finite, unconverged);
     for (int i = 0; i < n; ++i)
         for (int j = 0; j < n; ++j) a[i * ld + j] = scale.vector(a[i * ld + j]);
     P* q[V::parts];
     for (int g = 0; g < V::parts; ++g) q[g] = reinterpret_cast<P*>(a) + g;
-    store_group<V>(values, vectors, n, d, rank, q, ld, V::parts, scale, reinterpret_cast<T*>(work + 5 * n));
+    store_group<1, V>(values, vectors, n, d, rank, q, ld, V::parts, scale, reinterpret_cast<T*>(rank + n));
 }
 
-// Long matrices: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups share; the
-// rotations are recorded and applied to Q several sweeps at a time. V is a pair.
-template <class V>
+// Long matrices and complex ones: each group by itself, but for the recurrence of the QL sweeps, whose latency two groups
+// share; the rotations are recorded and applied to Q several sweeps at a time. V is a pair.
+template <int planes, class V>
 void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> values,
                 Batch<typename V::scalar> vectors, int n, Workspace memory) {
     using T = typename V::scalar;
     using P = typename V::part;
+    using E = Entry<P, planes>;
     constexpr int W = P::lanes, G = V::parts, capacity = Sweeps<P>::capacity;
     const long ld = leading(n);
-    const long numbers = (G + 1) * n * ld + 8L * n + (2L * capacity + 3) * n * G;
-    P* next = static_cast<P*>(memory.reserve(numbers * sizeof(P)));
-    V* d = reinterpret_cast<V*>(next);
-    V *e = d + n, *rank = e + n;
-    next += 3L * n * G;
-    P* q[G];
+    const long entries = (G + 1) * n * ld + tridiagonal_work(n), numbers = (3 * G + 2 + 2L * capacity * G) * n;
+    E* next = static_cast<E*>(
+        memory.reserve(entries * sizeof(E) + numbers * sizeof(P) + W * n * n * planes * sizeof(T)));
+    E *q[G], *again;
     for (int g = 0; g < G; ++g) q[g] = next, next += n * ld;
-    P *again = next, *work = again + n * ld;
-    next = work + 8L * n;
+    again = next, next += n * ld;
+    E* work = next;
+    V *d = reinterpret_cast<V*>(work + tridiagonal_work(n)), *e = d + n, *rank = e + n;
+    P *dg = reinterpret_cast<P*>(rank + n), *eg = dg + n, *rotations = eg + n;
     Sweeps<P> sweeps[G];
-    for (int g = 0; g < G; ++g) {
-        sweeps[g].rotations = reinterpret_cast<Rotation<P>*>(next), sweeps[g].stride = n;
-        next += 2L * capacity * n;
-    }
+    for (int g = 0; g < G; ++g, rotations += 2L * capacity * n)
+        sweeps[g].rotations = reinterpret_cast<Rotation<P>*>(rotations), sweeps[g].stride = n;
     Scale<V> scale;
     const int used = in.count > W ? G : 1;
     for (int k = 0; k < n; ++k) d[k] = e[k] = V(T(0));
     scale.up = V(T(1));
-    for (int g = 0; g < used; ++g) {
-        auto from = part_of<V>(in, g);
-        load_triangle<T, W>(from, n, q[g], ld, 1);
+    auto load = [&](int g, E* to) {
+        load_triangle<planes>(part_of<V>(in, g), n, reinterpret_cast<P*>(to), ld, 1);
         Scale<P> own;
-        scale_triangle(q[g], n, ld, own);
-        P *dg = work + 5 * n, *eg = dg + n;
+        scale_triangle(to, n, ld, own);
+        part(scale.up, g) = own.up, part(scale.nonfinite, g) = own.nonfinite;
+    };
+    for (int g = 0; g < used; ++g) {
+        load(g, q[g]);
         tridiagonalise(q[g], n, int(ld), dg, eg, work);
         for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
         for (int k = 0; k + 1 < n; ++k) part(e[k], g) = eg[k];
-        part(scale.up, g) = own.up, part(scale.poison, g) = own.poison;
     }
-    scale.good = scale.poison == V(T(0));
+    scale.finite = scale.nonfinite == V(T(0));
     auto flush = [&] {
         for (int g = 0; g < G; ++g) g < used ? sweeps[g].apply(q[g], n, ld) : sweeps[g].forget();
     };
-    auto stuck = implicit_ql(
+    auto unconverged = implicit_ql(
         d, e, n,
         [&](int k, V c, V s) {
             for (int g = 0; g < G; ++g) sweeps[g].sweep(sweeps[g].count)[k] = {part(c, g), part(s, g)};
@@ -160,35 +155,44 @@ void solve_long(Batch<const typename V::scalar> in, Batch<typename V::scalar> va
         });
     flush();
     for (int g = 0; g < used; ++g) {
-        load_triangle<T, W>(part_of<V>(in, g), n, again, ld, 1);
-        Scale<P> own;
-        scale_triangle(again, n, ld, own);
-        P* dg = work;
+        load(g, again);
         rayleigh_quotients(again, q[g], n, ld, dg);
         for (int k = 0; k < n; ++k) part(d[k], g) = dg[k];
     }
-    scale.good = without(scale.good, stuck);
+    scale.finite = without(scale.finite, unconverged);
     for (int g = 0; g < used; ++g) {
         Scale<P> own;
-        own.good = g ? scale.good.hi : scale.good.lo;
+        own.finite = g ? scale.finite.hi : scale.finite.lo;
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < n; ++j) q[g][i * ld + j] = own.vector(q[g][i * ld + j]);
     }
-    store_group<V>(values, vectors, n, d, rank, q, ld, 1, scale, reinterpret_cast<T*>(work));
+    P* columns[G];
+    for (int g = 0; g < G; ++g) columns[g] = reinterpret_cast<P*>(q[g]);
+    store_group<planes, V>(values, vectors, n, d, rank, columns, ld, 1, scale, reinterpret_cast<T*>(rotations));
 }
 
-// Up to twice as many matrices as V has lanes. Eigenvectors are stored in rows.
 template <class V, class T = typename V::scalar>
+void solve_short_or_tiny(Batch<const T> in, Batch<T> values, Batch<T> vectors, int n, Workspace memory) {
+    switch (n) {
+        case 1: return solve_tiny<1, V>(in, values, vectors);
+        case 2: return solve_tiny<2, V>(in, values, vectors);
+        case 3: return solve_tiny<3, V>(in, values, vectors);
+        case 4: return solve_tiny<4, V>(in, values, vectors);
+        default: return solve_short<V>(in, values, vectors, n, memory);
+    }
+}
+
+// Up to twice as many matrices as V has lanes, real or complex. Eigenvectors are stored in rows.
+template <int planes, class V, class T = typename V::scalar>
 void solve(const T* matrices, T* values, T* vectors, int count, int n, Workspace memory) {
-    using Two = Pair<V>;
-    Batch<const T> in{matrices, long(n) * n, count};
-    Batch<T> l{values, n, count}, v{vectors, long(n) * n, count};
-    if (n == 1) solve_tiny<1, Two>(in, l, v);
-    else if (n == 2) solve_tiny<2, Two>(in, l, v);
-    else if (n == 3) solve_tiny<3, Two>(in, l, v);
-    else if (n == 4) solve_tiny<4, Two>(in, l, v);
-    else if (n <= 16) solve_short<Two>(in, l, v, n, memory);
-    else solve_long<Two>(in, l, v, n, memory);
+    const long size = long(n) * n * planes;
+    Batch<const T> in{matrices, size, count};
+    Batch<T> l{values, n, count}, v{vectors, size, count};
+    if constexpr (planes == 1) {
+        if (n <= 16 && count <= V::lanes) return solve_short_or_tiny<V>(in, l, v, n, memory);
+        if (n <= 16) return solve_short_or_tiny<Pair<V>>(in, l, v, n, memory);
+    }
+    solve_long<planes, Pair<V>>(in, l, v, n, memory);
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

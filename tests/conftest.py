@@ -1,10 +1,14 @@
 """What every test starts from: one thread, no hypothesis database, a seeded generator; sets of instructions.
 
+In parallel (``pytest -n auto``) a worker's subprocesses have one thread too, unless they ask for more; the tests of a
+file of the laboratory, which share trainings, stay on one worker (``--dist loadgroup``).
+
 After ``python -m pytest -m gpu`` on a machine with a GPU, a summary is written to ``results/gpu-tests.json``.
 """
 
 import collections
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +17,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from eigengrad import native
+from eigengrad import gradients, native
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+        os.environ.setdefault(variable, "1")
 torch.set_num_threads(1)  # the matrices are small, and the order of summation should not depend on the machine
 settings.register_profile("eigengrad", deadline=None, derandomize=True, database=None, max_examples=80)
 settings.load_profile("eigengrad")
@@ -31,14 +38,34 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=(0, 1, 2), ids=("baseline", "avx2", "avx512"))
-def instructions(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Every instruction set of this processor, one after the other."""
-    names = ("baseline", "avx2", "avx512")
-    if not native._LIBRARY.eigengrad_choose_instructions(request.param):
-        pytest.skip(f"this processor or this build has no {names[request.param]}")
+@pytest.fixture(params=native.SETS)
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this processor, one after the other; or the one the environment asks for, or none."""
+    if not native.available():
+        if request.param != native.SETS[0]:
+            pytest.skip("there is no kernel")
+        yield "none"
+        return
+    chosen = native.instructions()
+    if os.environ.get(native.VARIABLE, request.param) != request.param:
+        pytest.skip(f"{native.VARIABLE} asks for {chosen}")
+    if not native.choose_instructions(request.param):
+        pytest.skip(f"this processor or this build has no {request.param}")
     yield request.param
-    assert native._LIBRARY.eigengrad_choose_instructions(names.index(str(native.instructions())))
+    assert native.choose_instructions(str(chosen))
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Names that are the same in every process: dtypes and rules by themselves, others as pytest has it."""
+    if isinstance(val, torch.dtype):
+        return str(val).removeprefix("torch.")
+    return repr(val) if isinstance(val, gradients.GradientRule) and not isinstance(val, type) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name.startswith("test_lab_"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 _reports: list[pytest.TestReport] = []

@@ -45,6 +45,11 @@ def points(A: Tensor) -> tuple[Tensor, Tensor]:
     return A, A @ A + A.flip(-1)
 
 
+def uneven(x: Tensor) -> Tensor:
+    """Observations with some more, so that the eigenvalues of their correlations differ."""
+    return torch.cat([x, 3 * torch.arange(9, dtype=x.dtype, device=x.device).view(3, 3).sin()])
+
+
 # For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At
 # a tie, single eigenvectors are not: there the solver, which "auto" chooses by the size of the batch, must be one and
 # the same for a batch and for its matrices one by one.
@@ -71,7 +76,7 @@ CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "powm": [lambda A: eg.powm(A, 0.3), lambda A: eg.powm(A, -2)],
     "matrix_function": [lambda A: eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y)],
     "whiten": [lambda A: eg.whiten(points(A.real)[1].reshape(-1, 3), group_size=2, eps=0.1).pow(3)],
-    "denoise": [lambda A: eg.denoise(points(A.real)[1].reshape(-1, 3), rank=2, eps=0.1).pow(3)],
+    "denoise": [lambda A: eg.denoise(uneven(points(A.real)[1].reshape(-1, 3)), rank=2, eps=0.1).pow(3)],
     "pool_covariance": [lambda A: eg.pool_covariance(points(A.real)[1], eps=0.1)],
 }
 # Whole results, without products around them that autocast would narrow.

@@ -117,7 +117,6 @@ def test_series_kernels_to_a_few_ulp(terms: int, dtype: torch.dtype) -> None:
         (eg.Masked(1e-3), masked(1e-3)),
         (eg.Exact(), antisymmetric(lambda a, b: 1 / (a - b))),
     ],
-    ids=repr,
 )
 def test_other_kernels_to_a_few_ulp(rule: eg.gradients.GradientRule, weights: Weights, dtype: torch.dtype) -> None:
     L = pairs(dtype)

@@ -1,6 +1,8 @@
-"""The compiled kernel as torch sees it: an operator, chosen by size, without which everything works on LAPACK."""
+"""The compiled kernel as torch sees it: operators, chosen by size, without which everything works on LAPACK."""
 
-import ctypes
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,47 +10,107 @@ from torch import Tensor
 
 import eigengrad as eg
 from eigengrad import native, solvers
-from eigengrad.native import thresholds
+from eigengrad.native import operators, thresholds
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="eigengrad was installed without its native kernel")
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def test_errors() -> None:
-    for A in (torch.eye(2, dtype=torch.complex64), torch.eye(2, device="meta")):
-        with pytest.raises(ValueError, match="solver='native' takes float32 or float64 matrices on a CPU, got torch"):
-            eg.eigh(A, solver="native")
-    with pytest.raises(ValueError, match=r"A must be a batch of square matrices .*got shape \(2, 3\)"):
-        solvers.Native()(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="UPLO must be 'L' or 'U', got 'X'"):
-        solvers.Native()(torch.eye(2), "X")
+    with pytest.raises(ValueError, match="solver='native' takes matrices on a CPU, got meta; use solver='eigh'"):
+        eg.eigh(torch.eye(2, device="meta"), solver="native")
+    eye, half, values = torch.eye(2), torch.eye(2).half(), torch.ones(2)
+    wrong = {
+        "matrices must be square": lambda: operators.eigh(torch.ones(2, 3), True, False, False),
+        "matrices must be of float32": lambda: operators.eigh(half, True, False, False),
+        "refine: A and V must be of one shape": lambda: operators.refine(eye, eye.double()),
+        "recompose: x must be real": lambda: operators.recompose(eye, torch.ones(3)),
+        "pull_back: V and G must be of one shape": lambda: operators.pull_back(eye, half, values, None, 2),
+        "pull_back: weights must be real": lambda: operators.pull_back(eye, eye, eye, None, 2),
+        "pull_back: diagonal must be real": lambda: operators.pull_back(eye, eye, eye, eye, 0),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(RuntimeError, match=f"eigengrad: {message}"):
+            call()
 
 
-def test_auto_chooses_by_size_alone() -> None:
-    """One matrix, complex matrices and large ones go to LAPACK, bit for bit; a large batch of small ones does not."""
-    for A in (
-        torch.eye(3),
-        torch.eye(3)[None],
-        torch.eye(3).expand(999, 3, 3).cfloat(),
-        torch.eye(300).expand(2, 300, 300),
-    ):
-        assert not native.chosen(A)
-    assert native.chosen(torch.full((4096, 3, 3), torch.nan))
-    assert solvers.Auto()(torch.full((4096, 3, 3), torch.nan))[0].isnan().all()
-    for rows in thresholds.SMALLEST_BATCH.values():
+def matrices(batch: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    X = torch.randn(batch, n, n, dtype=dtype, generator=generator)
+    return X + X.mH
+
+
+CASES = [(n, batch) for n in (2, 3, 12, 32, 33, 48, 49, 64, 65, 96, 97) for batch in (1, 2, 3, 4, 7, 8, 15, 16)]
+CASES += [(129, 7), (129, 8), (257, 8)]
+
+
+def follows(plan: thresholds.Plan, purpose: str, A: Tensor) -> bool:
+    """Whether eigenvalues and eigenvectors have the bits that the plan gives them."""
+    by_plan = solvers.Native() if plan.backend == "kernel" else torch.linalg.eigh
+    if plan.precision == "in_double":
+        L, V = by_plan(A.to(torch.complex128 if A.is_complex() else torch.float64))
+        L, V = L.to(A.dtype.to_real()), V.to(A.dtype)
+    else:
+        L, V = by_plan(A)
+    expected = operators.refine(A, V) if plan.precision == "refined" else (L, V)
+    return all(map(torch.equal, operators.eigh(A, False, purpose == "function", True), expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_plan_is_followed(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """By size and dtype alone: complex matrices and large ones go to LAPACK, bit for bit, small ones to the kernel."""
+    plans = set()
+    for n, batch in CASES:
+        A = matrices(batch, n, dtype, generator)
+        for purpose in thresholds.PURPOSES:
+            plan = thresholds.plan(purpose, n, batch, dtype, 1)
+            assert follows(plan, purpose, A), (n, batch, plan)
+            plans.add(plan)
+    single = dtype.to_real() == torch.float32
+    assert {plan.backend for plan in plans} == {"lapack"} | (set() if dtype.is_complex else {"kernel"})
+    assert {plan.precision for plan in plans} == {"as_it_is"} | ({"refined", "in_double"} if single else set())
+
+
+def test_the_plan_knows_threads(generator: torch.Generator) -> None:
+    A = matrices(4, 65, torch.float32, generator)
+    one, two = (thresholds.plan("eigenvectors", 65, 4, A.dtype, threads) for threads in (1, 2))
+    assert one != two
+    torch.set_num_threads(2)
+    followed = follows(two, "eigenvectors", A)
+    torch.set_num_threads(1)
+    assert followed and follows(one, "eigenvectors", A)
+
+
+def test_table_by_ascending_n() -> None:
+    for rows in (*thresholds._OF_EIGENVECTORS.values(), thresholds._OF_FUNCTIONS, *thresholds._IN_SINGLE.values()):
         assert [n for n, _ in rows] == sorted(n for n, _ in rows)
 
 
 def test_without_a_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(native, "_LIBRARY", None)
     monkeypatch.setattr(native, "_DETAIL", "not built")
-    native._function.cache_clear()
-    A = torch.eye(3).expand(4096, 3, 3)
-    assert torch.equal(eg.eigh(A)[0], torch.linalg.eigh(A)[0])
-    with pytest.raises(RuntimeError, match="native kernel: not built; use solver='eigh'"):
-        eg.eigh(A, solver="native")
+    with pytest.raises(RuntimeError, match=r"solver='native': the kernel is not there .*; use 'auto'"):
+        eg.eigh(torch.eye(3), solver="native")
     eg.show_config()
     assert "native kernel: not built" in capsys.readouterr().out
     assert native.instructions() is None
+
+
+def test_a_process_that_wants_no_kernel() -> None:
+    """Its operators are torch's."""
+    program = """
+import torch, eigengrad as eg
+assert not eg.native.available()
+X = torch.randn(64, 3, 3)
+A = (X + X.mT).requires_grad_()
+assert torch.equal(eg.eigh(A)[1], torch.linalg.eigh(A)[1])
+eg.expm(A).sum().backward()
+print(A.grad.isfinite().all().item())
+"""
+    environment = {**os.environ, native.VARIABLE: "none"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert found.stdout == "True\n", found.stderr
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -86,13 +148,3 @@ def test_export(generator: torch.Generator) -> None:
         exported = torch.export.export(Solve(solver), (A,), dynamic_shapes=batch)
         for size in (2, 64):
             assert torch.equal(exported.module()(A[:size]), eg.eigh(A[:size], solver=solver)[0])
-
-
-def test_operator_contract() -> None:
-    for shape in ((5, 3, 3), (2, 2, 4, 4), (0, 3, 3), (3, 3)):
-        torch.library.opcheck(torch.ops.eigengrad.eigh.default, (torch.zeros(shape), True))
-
-
-def test_interface_is_plain_c() -> None:
-    for name in native._ARGUMENTS:
-        assert isinstance(native._LIBRARY[f"eigengrad_{name}_float32"], ctypes._CFuncPtr)

@@ -57,6 +57,16 @@ def test_undetermined_part_gets_no_gradient() -> None:
     assert torch.autograd.grad(eg.polar(A).unitary[0, 1], A)[0].isfinite().all()
 
 
+def test_what_rounding_leaves_of_a_null_space_gets_no_gradient(generator: torch.Generator) -> None:
+    """Singular values that are zero but for rounding determine nothing: their part of the derivative is left out."""
+    for _ in range(20):
+        u, v = torch.randn(2, 5, 1, generator=generator).double()
+        A = (u @ v.mT).requires_grad_()
+        U = eg.polar(A).unitary
+        gradient = torch.autograd.grad(U, A, torch.randn(5, 5, generator=generator).double())[0]
+        assert gradient.norm() < 100 / torch.linalg.matrix_norm(A, 2)
+
+
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (3, 3)])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_deficient(rank: int, shape: tuple[int, int]) -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from spectra import DTYPES, PSD, SPECTRA, diagonal, hermitian, invariant_loss, relative_error, symmetrised
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import eigengrad as eg
 from eigengrad import solvers
+from eigengrad.native import reference
 
 GENERAL = [solvers.Eigh(), solvers.QR()]
 ANY = [*GENERAL, solvers.SVD()]
@@ -198,25 +200,30 @@ def test_pieces_for_cusolver(
 ) -> None:
     """What large batches on CUDA go through, tried on a CPU: the same values, shapes and strides as in one piece."""
     A = torch.randn(*shape, 3, 3, dtype=dtype, generator=generator)
-    sizes = []
+    sizes, whole = [], torch.linalg.eigh
 
-    def recording(A: Tensor, UPLO: str) -> tuple[Tensor, Tensor]:
+    def recording(A: Tensor) -> tuple[Tensor, Tensor]:
         sizes.append(len(A))
-        return whole(A, UPLO)
+        return whole(A)
 
-    for UPLO in ("L", "U"):
-        expected = torch.linalg.eigh(A, UPLO)
-        with monkeypatch.context() as patched:
-            whole = torch.linalg.eigh
-            patched.setattr(torch.linalg, "eigh", recording)
-            patched.setattr(solvers, "_limited", lambda A: True)
-            patched.setattr(solvers, "PIECE", 3)
-            L, V = solvers.Eigh()(A, UPLO)
-        torch.testing.assert_close((L, V), tuple(expected))  # LAPACK's last bits depend on where a matrix lies
-        assert V.stride()[-2:] == expected.eigenvectors.stride()[-2:]
+    expected = torch.linalg.eigh(A)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.linalg, "eigh", recording)
+        patched.setattr(reference, "too_many_for_cusolver", lambda A: True)
+        patched.setattr(reference, "PIECE", 3)
+        L, V = reference.eigh(A, False, False, True)
+    torch.testing.assert_close((L, V), tuple(expected))  # LAPACK's last bits depend on where a matrix lies
+    assert V.stride()[-2:] == expected.eigenvectors.stride()[-2:]
     batch = A[..., 0, 0].numel()
-    assert sizes == [min(3, batch - start) for start in range(0, batch, 3)] * 2
+    assert sizes == [min(3, batch - start) for start in range(0, batch, 3)]
 
 
-def test_pieces_are_for_cuda_alone() -> None:
-    assert not solvers._limited(torch.empty(1, 3, 3))
+def test_what_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA what cuSOLVER, which fails above about 65,000 matrices, would be given at once; nothing on a CPU."""
+    with FakeTensorMode():
+        for size, device, expected in ((65_000, "cuda", True), (3, "cuda", False), (65_000, "cpu", False)):
+            A = torch.empty(size, 1, 1, device=device)
+            monkeypatch.setattr(torch.torch_version, "__version__", "2.13.0")
+            assert reference.too_many_for_cusolver(A) == expected
+            monkeypatch.setattr(torch.torch_version, "__version__", "2.11.0")
+            assert not reference.too_many_for_cusolver(A)

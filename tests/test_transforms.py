@@ -1,4 +1,4 @@
-"""PyTorch's transforms, one after the other, each compared with plain eager autograd."""
+"""PyTorch's transforms of eigh, by rule and by solver. (Of every function: test_conformance.py, test_tracing.py.)"""
 
 from collections.abc import Callable
 
@@ -92,19 +92,6 @@ def test_forward_mode_adds_up_at_ties(rule: eg.gradients.GradientRule) -> None:
     assert tangent.isfinite() != isinstance(rule, eg.Exact)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_jacrev(solver: str) -> None:
-    A = batch(torch.float64)[0]
-
-    def columns(A: Tensor) -> Tensor:
-        L, V = eg.eigh(symmetrised(A), solver=solver)
-        return L * V.square()
-
-    jacobian = torch.func.jacrev(columns)(A)
-    assert relative_error(jacobian, torch.autograd.functional.jacobian(columns, A)) < 1e-12
-    assert relative_error(torch.func.jacfwd(columns)(A), jacobian) < 1e-12
-
-
 @pytest.mark.parametrize(("rule", "solver"), PAIRS)
 def test_hessian(rule: eg.gradients.GradientRule, solver: str) -> None:
     """All ways to a second derivative agree, under vmap as well."""
@@ -128,22 +115,6 @@ def test_compile(rule: eg.gradients.GradientRule | eg.Unrolled, solver: str | eg
     torch.manual_seed(5)
     assert relative_error(compiled(A), expected_value) < 1e-13
     assert relative_error(autograd(compiled, A), expected) < 1e-13
-
-
-def test_compile_dynamic() -> None:
-    """One graph for every batch size, and a tie at run time is as harmless as in eager."""
-    torch._dynamo.reset()
-    loss = loss_of(eg.PowerIteration(), "eigh")
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    first = batch(torch.float64).requires_grad_()
-    torch._dynamo.mark_dynamic(first, 0)
-    compiled(first)
-    tied = torch.eye(4, dtype=torch.float64).expand(5, 4, 4).contiguous()
-    with torch.compiler.set_stance("fail_on_recompile"):
-        for A in (tied, batch(torch.float64)[:2]):
-            gradient = autograd(compiled, A)
-            assert gradient.isfinite().all()
-            assert relative_error(gradient, autograd(loss, A)) < 1e-13
 
 
 class Module(torch.nn.Module):

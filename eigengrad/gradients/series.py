@@ -22,7 +22,7 @@ def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
 def series_kernel(eigenvalues: Tensor, terms: tuple[int, int]) -> Tensor:
     """``(1/a) sum_{k<m} r^k`` where the column is the major, ``-(1/a) sum_{k<n} r^k`` elsewhere, for ``terms`` (m, n).
 
-    The compiled kernel does the same for few terms (``native/gradient.hpp``).
+    The compiled kernel does the same for few terms (``native/weights.hpp``).
 
     A few terms are summed by multiplications alone, many in closed form, at a cost that does not depend on T. Choices
     are products with 0 and 1, since on a CPU ``torch.where`` costs as much as ten of them.

@@ -18,10 +18,13 @@ Source: Higham, *Functions of Matrices*, 2008, appendix B.16; Daleckii and Krein
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+
+from eigengrad.native.operators import KINDS
+from eigengrad.native.reference import of_exponential, of_logarithm, of_power
 
 __all__ = ["Custom", "Exponential", "Logarithm", "Power", "ScalarFunction"]
 
@@ -31,6 +34,16 @@ RADIUS = 0.125
 
 class ScalarFunction(Protocol):
     """A function of one real variable with its divided differences; all arguments broadcast."""
+
+    @property
+    def kind(self) -> int | None:
+        """Of the operators ``function`` and ``pull_back``, which have ``f`` and ``first``; None for others."""
+        ...
+
+    @property
+    def parameter(self) -> float:
+        """Of that kind."""
+        ...
 
     def __call__(self, x: Tensor) -> Tensor:
         """``f(x)``."""
@@ -47,14 +60,16 @@ class ScalarFunction(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Exponential:
-    """``exp(x)``; ``f[x, y] = exp(high) (1 - exp(-d))/d``, d being the distance."""
+    """``exp(x)``."""
+
+    kind: ClassVar[int | None] = KINDS["exponential"]
+    parameter: ClassVar[float] = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
         return x.exp()
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
-        high, distance = torch.maximum(x, y), (x - y).abs()
-        return high.exp() * torch.where(distance == 0, 1.0, -torch.expm1(-distance) / distance)
+        return of_exponential(x, y)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
@@ -65,14 +80,16 @@ class Exponential:
 
 @dataclass(frozen=True, eq=False)
 class Logarithm:
-    """``log(x)``; ``f[x, y] = log1p(d/low)/d``, d being the distance."""
+    """``log(x)``."""
+
+    kind: ClassVar[int | None] = KINDS["logarithm"]
+    parameter: ClassVar[float] = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
         return x.log()
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
-        distance = (x - y).abs()
-        return torch.where(distance == 0, 1 / x, _log_ratio(x, y) / distance)
+        return of_logarithm(x, y)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
@@ -83,7 +100,7 @@ class Logarithm:
 
 @dataclass(frozen=True, eq=False)
 class Power:
-    """``x ** p`` for positive x; ``f[x, y] = low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``, d the distance.
+    """``x ** p`` for positive x.
 
     Args:
         exponent: p.
@@ -91,15 +108,17 @@ class Power:
 
     exponent: float
 
+    kind: ClassVar[int | None] = KINDS["power"]
+
+    @property
+    def parameter(self) -> float:
+        return self.exponent
+
     def __call__(self, x: Tensor) -> Tensor:
         return x**self.exponent
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
-        p = self.exponent
-        low, high, distance = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs()
-        logarithm = p * _log_ratio(x, y)
-        difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)
-        return torch.where(distance == 0, p * x ** (p - 1), difference / distance)
+        return of_power(x, y, self.exponent)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
@@ -125,6 +144,9 @@ class Custom:
 
     function: Callable[[Tensor], Tensor]
     divided_difference: Callable[[Tensor, Tensor], Tensor]
+
+    kind: ClassVar[int | None] = None
+    parameter: ClassVar[float] = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
@@ -154,12 +176,6 @@ _GAUSS_LEGENDRE = (
     *((sign * node, three, five) for node, three, five in (_INNER, _OUTER, _OF_THREE) for sign in (-1, 1)),
 )
 """Nodes in [-1, 1], with their weights in the rules of three and of five nodes (exact to degree five and nine)."""
-
-
-def _log_ratio(x: Tensor, y: Tensor) -> Tensor:
-    """``log(high/low)`` for positive x and y; by way of square roots, whose ratio does not overflow."""
-    low, high = torch.minimum(x, y).sqrt(), torch.maximum(x, y).sqrt()
-    return 2 * torch.log1p((x - y).abs() / (low + high) / low)
 
 
 def _sorted(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

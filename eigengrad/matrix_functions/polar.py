@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
-from eigengrad.matrix_functions.square_roots import lyapunov
+from eigengrad.autograd import Function, hermitian_part, public
 
 __all__ = ["Polar", "Procrustes", "polar", "procrustes"]
 
@@ -36,7 +35,7 @@ class Procrustes(NamedTuple):
     scale: Tensor
 
 
-@in_full_precision
+@public
 def polar(A: Tensor, *, side: str = "right") -> Polar:
     r"""The polar decomposition ``A = U H``: a unitary factor, nearest to A of all, and a positive semidefinite one.
 
@@ -76,7 +75,7 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     return Polar(U, hermitian_part(U.mH @ A if side == "right" else A @ U.mH))
 
 
-@in_full_precision
+@public
 def procrustes(
     X: Tensor, Y: Tensor, *, weights: Tensor | None = None, scaling: bool = False, reflection: bool = False
 ) -> Procrustes:
@@ -149,21 +148,51 @@ def _nearest_unitary(A: Tensor, *, proper: bool = False) -> Tensor:
     return R
 
 
+def _lyapunov(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    return _Lyapunov.call(H, B, W, V)
+
+
+class _Lyapunov(Function):
+    """``H, B -> Y`` with ``H Y + Y H = B``. V, the eigenvectors of H, and ``W[i, j] = 1/(h_i + h_j)`` solve it, and
+    carry no derivative."""
+
+    @staticmethod
+    def forward(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
+        return V @ (W * (V.mH @ B @ V)) @ V.mH
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        H, _, W, V = inputs
+        ctx.save_for_backward(H, output, W, V)
+        ctx.save_for_forward(H, output, W, V)
+
+    @staticmethod
+    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        H, Y, W, V = ctx.saved_tensors
+        gB = _lyapunov(H, gY, W, V)
+        return -(gB @ Y.mH + Y.mH @ gB), gB, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dH: Tensor, dB: Tensor, *_: None) -> Tensor:
+        H, Y, W, V = ctx.saved_tensors
+        return _lyapunov(H, dB - dH @ Y - Y @ dH, W, V)
+
+
 def _inverse(H: Tensor, W: Tensor, V: Tensor) -> Tensor:
     """The inverse of H, which solves ``H Y + Y H = 2 I``; where W leaves out a singular value, so does it."""
-    return lyapunov(H, 2 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand(H.shape), W, V)
+    return _lyapunov(H, 2 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand(H.shape), W, V)
 
 
 class _NearestUnitary(Function):
-    """``A -> R``; also W and V of :func:`lyapunov` for ``H = R^H A``, as constants."""
+    """``A -> R``; also W and V of :class:`_Lyapunov` for ``H = R^H A``, as constants."""
 
     @staticmethod
     def forward(A: Tensor, proper: bool) -> tuple[Tensor, Tensor, Tensor]:
         U, s, Vh = torch.linalg.svd(A, full_matrices=False)
         threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
         if proper:
-            signs = torch.ones_like(s)
-            signs[..., -1:] = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
+            last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
+            signs = torch.cat([torch.ones_like(s[..., 1:]), last[..., : s.shape[-1]]], dim=-1)
             U, s = U * signs.unsqueeze(-2), s * signs
         total = s.unsqueeze(-1) + s.unsqueeze(-2)
         W = torch.where(total > threshold, total, torch.inf).reciprocal()
@@ -181,7 +210,7 @@ class _NearestUnitary(Function):
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ gR
-        omega = lyapunov(H, inside, W, V)
+        omega = _lyapunov(H, inside, W, V)
         gA = R @ (omega - omega.mH)
         if A.shape[-2] > A.shape[-1]:
             gA = gA + (gR - R @ inside) @ _inverse(H, W, V)
@@ -192,7 +221,7 @@ class _NearestUnitary(Function):
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ dA
-        dR = R @ lyapunov(H, inside - inside.mH, W, V)
+        dR = R @ _lyapunov(H, inside - inside.mH, W, V)
         if A.shape[-2] > A.shape[-1]:
             dR = dR + (dA - R @ inside) @ _inverse(H, W, V)
         return dR, None, None

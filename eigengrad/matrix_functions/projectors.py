@@ -22,9 +22,13 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of
-from eigengrad.gradients import GradientRule, PowerIteration, check_rule
+from eigengrad.gradients import Exact, GradientRule, PowerIteration, check_rule, few_terms
+from eigengrad.gradients.series import pairs
+from eigengrad.native import operators
+from eigengrad.native.operators import KINDS
 
 __all__ = ["projector"]
 
@@ -32,13 +36,13 @@ Choice = Callable[[Tensor], Tensor]
 """From ascending eigenvalues ``(*, n)`` to booleans: which ones to keep."""
 
 
-@in_full_precision
+@public
 def projector(
     A: Tensor,
     k: int | slice | Choice,
     *,
     gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
 
@@ -64,7 +68,7 @@ def projector(
         TypeError: if ``k`` is none of these; if ``gradient`` is no rule; if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices; if ``k`` does not lie between 0 and n, or the slice has a
             step; for an unknown solver.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -75,20 +79,27 @@ def projector(
     """
     check_square(A)
     check_rule(gradient)
-    P, _, _ = _Projector.call(A, k, gradient, solvers.resolve(solver))
+    P, *_ = _Projector.call(A, k, gradient, solvers.resolve(solver))
     return P
 
 
-def _mask(L: Tensor, k: int | slice | Choice) -> Tensor:
-    """Which of the ascending eigenvalues ``(*, n)`` are kept, as booleans that broadcast to them."""
+def _kept(L: Tensor, k: int | slice | Choice) -> Tensor:
+    """1 for the ascending eigenvalues ``(*, n)`` that are kept, 0 for the others."""
     if callable(k):
         chosen = k(L)
         if chosen.dtype != torch.bool:
             raise TypeError(f"k must return a tensor of booleans, got {chosen.dtype}")
-        return chosen
-    index = torch.arange(L.shape[-1], device=L.device)
-    columns = columns_of(L.shape[-1], k)
-    return (index >= columns.start) & (index < columns.stop)
+        return chosen.expand(L.shape).to(L.dtype)
+    n = L.shape[-1]
+    columns = columns_of(n, k)
+    kept = L.new_ones(columns.stop - columns.start)
+    return torch.nn.functional.pad(kept, (columns.start, n - columns.stop)).expand(L.shape)
+
+
+def _weights(L: Tensor, kept: Tensor, rule: GradientRule) -> Tensor:
+    """``W[i, j] = K[i, j]`` for i dropped and j kept, 0 elsewhere."""
+    row, column = pairs(kept)
+    return torch.where(column > row, rule.kernel(L), 0.0)
 
 
 def _sylvester(A: Tensor, P: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
@@ -96,34 +107,67 @@ def _sylvester(A: Tensor, P: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
 
 
 class _Projector(Function):
-    """``A -> P``; also V, and ``W[i, j] = K[i, j]`` for i dropped and j kept, 0 elsewhere, both as constants."""
+    """``A -> P``; also what is kept, L and V, as constants."""
 
     @staticmethod
     def forward(
         A: Tensor, k: int | slice | Choice, gradient: GradientRule, solver: solvers.Solver
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         L, V = solver(A)
-        kept = _mask(L, k)
-        W = torch.where(~kept.unsqueeze(-1) & kept.unsqueeze(-2), gradient.kernel(L), 0.0)
-        return (V * kept.unsqueeze(-2)) @ V.mH, W, V
+        kept = _kept(L, k)
+        return operators.recompose(V, kept), kept.contiguous(), L, V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        P, W, V = output
-        ctx.mark_non_differentiable(W, V)
-        ctx.save_for_backward(inputs[0], P, W, V)
-        ctx.save_for_forward(inputs[0], P, W, V)
+        A, _, ctx.rule, _ = inputs
+        P, *constants = output
+        ctx.mark_non_differentiable(*constants)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(A, P, *constants)
+        ctx.save_for_forward(A, P, *constants)
 
     @staticmethod
-    def backward(ctx: Any, gP: Tensor, *_: None) -> tuple[Tensor, None, None, None]:
-        A, P, W, V = ctx.saved_tensors
-        return hermitian_part(_sylvester(A, P, gP + gP.mH, W, V)), None, None, None
+    def backward(ctx: Any, gP: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
+        return None if gP is None else _Tangent.call(*ctx.saved_tensors, gP, ctx.rule), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        A, P, W, V = ctx.saved_tensors
-        X = _sylvester(A, P, hermitian_part(dA), W, V)
-        return X + X.mH, None, None
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        return _Tangent.call(*ctx.saved_tensors, dA, ctx.rule), None, None, None
+
+
+class _Tangent(Function):
+    """``A, P, dA -> dP = X + X^H``, for the Hermitian part of dA: its own adjoint in it, at the cost of one product."""
+
+    @staticmethod
+    def forward(A: Tensor, P: Tensor, kept: Tensor, L: Tensor, V: Tensor, dA: Tensor, rule: GradientRule) -> Tensor:
+        terms = (0, 0) if type(rule) is Exact else few_terms(rule)
+        if terms is not None:
+            return operators.pull_back(V, dA, L, kept, KINDS["projector"], 0.0, *terms)
+        W = _weights(L, kept, rule)
+        return conjugate(V, W + W.mT, dA)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.rule = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, P, kept, L, V, dA = ctx.saved_tensors
+        E, W = hermitian_part(dA), _weights(L, kept, ctx.rule)
+        gA, gP, _ = _pull_back_sylvester(A, P, E, _sylvester(A, P, E, W, V), W, V, g + g.mH)
+        return gA, gP, None, None, None, _Tangent.call(A, P, kept, L, V, g, ctx.rule), None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, dP: Tensor, *others: Any) -> Tensor:
+        A, P, kept, L, V, E = ctx.saved_tensors
+        *_, dE, _ = others
+        E, W = hermitian_part(E), _weights(L, kept, ctx.rule)
+        X = _sylvester(A, P, E, W, V)
+        right = hermitian_part(dE) + _commutator(E, dP) + _commutator(hermitian_part(dA), X)
+        dX = _sylvester(A, P, right, W, V) + _commutator(X, dP)
+        return dX + dX.mH
 
 
 class _Sylvester(Function):
@@ -142,15 +186,20 @@ class _Sylvester(Function):
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         A, P, B, X, W, V = ctx.saved_tensors
-        gB = _sylvester(A, P, gX, W, V)
-        gA = hermitian_part(_commutator(gB, X.mH))
-        return gA, _commutator(B.mH, gB) + _commutator(X.mH, gX), gB, None, None
+        return *_pull_back_sylvester(A, P, B, X, W, V, gX), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, dP: Tensor, dB: Tensor, *_: None) -> Tensor:
         A, P, B, X, W, V = ctx.saved_tensors
         right = dB + _commutator(B, dP) + _commutator(hermitian_part(dA), X)
         return _sylvester(A, P, right, W, V) + _commutator(X, dP)
+
+
+def _pull_back_sylvester(
+    A: Tensor, P: Tensor, B: Tensor, X: Tensor, W: Tensor, V: Tensor, gX: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gB = _sylvester(A, P, gX, W, V)
+    return hermitian_part(_commutator(gB, X.mH)), _commutator(B.mH, gB) + _commutator(X.mH, gX), gB
 
 
 def _commutator(X: Tensor, Y: Tensor) -> Tensor:

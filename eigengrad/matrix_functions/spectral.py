@@ -21,17 +21,18 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
+from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
-from eigengrad.matrix_functions.decomposition import conjugate, decompose, recompose
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
+from eigengrad.native import operators
 
 __all__ = ["expm", "logm", "matrix_function", "powm"]
 
 
-@in_full_precision
-def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
+@public
+def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
     r"""The exponential of Hermitian matrices, which is positive definite.
 
     In the eigenbasis the derivative is a product with
@@ -52,7 +53,7 @@ def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
         TypeError: if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices; for an unknown solver.
         NotImplementedError: for a third derivative.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -63,8 +64,8 @@ def expm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     return _apply(A, Exponential(), solver)
 
 
-@in_full_precision
-def logm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
+@public
+def logm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
     r"""The logarithm of Hermitian positive definite matrices.
 
     In the eigenbasis the derivative is a product with :math:`\log(l_i/l_j)/(l_i - l_j)`, evaluated without
@@ -90,8 +91,8 @@ def logm(A: Tensor, *, solver: str | solvers.Solver = "auto") -> Tensor:
     return _apply(A, Logarithm(), solver)
 
 
-@in_full_precision
-def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -> Tensor:
+@public
+def powm(A: Tensor, exponent: float, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
     r"""The power ``A^p`` of Hermitian matrices.
 
     In the eigenbasis, with :math:`t = \log(l_i/l_j)`, the derivative is a product with
@@ -136,13 +137,13 @@ def powm(A: Tensor, exponent: float, *, solver: str | solvers.Solver = "auto") -
     return _apply(A, Power(float(exponent)), solver)
 
 
-@in_full_precision
+@public
 def matrix_function(
     A: Tensor,
     f: Callable[[Tensor], Tensor],
     divided_difference: Callable[[Tensor, Tensor], Tensor],
     *,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """A function of your own of Hermitian matrices, ``V f(L) V^H``, with its exact derivative.
 
@@ -177,18 +178,18 @@ def matrix_function(
     return _apply(A, Custom(f, divided_difference), solver)
 
 
-def _apply(A: Tensor, f: ScalarFunction, solver: str | solvers.Solver) -> Tensor:
+def _apply(A: Tensor, f: ScalarFunction, solver: solvers.Name | solvers.Solver) -> Tensor:
     check_square(A)
     value, _, _ = _Value.call(A, f, solvers.resolve(solver))
     return value
 
 
 def _second_derivative(A: Tensor, E: Tensor, H: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-    return _SecondDerivative.call(A, hermitian_part(E), hermitian_part(H), f, L, V)
+    return _SecondDerivative.call(A, E, H, f, L, V)
 
 
 def _derivative(A: Tensor, E: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-    return _Derivative.call(A, hermitian_part(E), f, L, V)
+    return _Derivative.call(A, E, f, L, V)
 
 
 class _Value(Function):
@@ -196,8 +197,10 @@ class _Value(Function):
 
     @staticmethod
     def forward(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        L, V = decompose(A, solver)
-        return recompose(V, f(L)), L, V
+        if f.kind is not None and isinstance(solver, solvers.Fused):
+            return operators.function(A, f.kind, f.parameter, solver.kernel_always, solver.strict)
+        basis = Eigenbasis.for_function(A, solver)
+        return basis.recompose(f(basis.L)), *basis
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -222,11 +225,13 @@ class _Value(Function):
 
 
 class _Derivative(Function):
-    """``A, E -> Df(A)[E]`` for Hermitian E."""
+    """``A, E -> Df(A)[E]`` for the Hermitian part of E."""
 
     @staticmethod
     def forward(A: Tensor, E: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        return conjugate(V, f.first(L.unsqueeze(-1), L.unsqueeze(-2)), E)
+        if f.kind is not None:
+            return operators.pull_back(V, E, L, None, f.kind, f.parameter)
+        return Eigenbasis(L, V).conjugate(f.first(L.unsqueeze(-1), L.unsqueeze(-2)), E)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -246,12 +251,12 @@ class _Derivative(Function):
 
 
 class _SecondDerivative(Function):
-    """``A, E, H -> D2f(A)[E, H]`` for Hermitian E and H."""
+    """``A, E, H -> D2f(A)[E, H]`` for the Hermitian parts of E and H."""
 
     @staticmethod
     def forward(A: Tensor, E: Tensor, H: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
         second = f.second(L[..., :, None, None], L[..., None, :, None], L[..., None, None, :])  # (*, i, k, j)
-        E, H = V.mH @ E @ V, V.mH @ H @ V
+        E, H = V.mH @ hermitian_part(E) @ V, V.mH @ hermitian_part(H) @ V
         half = (E.unsqueeze(-2) @ (second * H.unsqueeze(-3))).squeeze(-2)
         return V @ (half + half.mH) @ V.mH
 

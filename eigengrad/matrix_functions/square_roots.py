@@ -17,21 +17,20 @@ Source: Higham, *Functions of Matrices*, 2008, chapter 6.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, in_full_precision
-from eigengrad.matrix_functions.decomposition import root
-from eigengrad.matrix_functions.embedding import embed, embeds, extract
-from eigengrad.native import products
+from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.native import operators
+from eigengrad.native.operators import KINDS
 
-__all__ = ["inv_sqrtm", "lyapunov", "sqrtm"]
+__all__ = ["inv_sqrtm", "sqrtm"]
 
 
-@in_full_precision
-def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
+@public
+def sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
     r"""The square root ``A^(1/2)`` of Hermitian positive definite matrices.
 
     In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`1/(s_i + s_j)`: exact at repeated
@@ -55,7 +54,7 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
     Raises:
         TypeError: if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -64,14 +63,12 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto
                 [0., 2.]])
     """
     check_square(A)
-    if embeds(A, solver):
-        return extract(sqrtm(embed(A), floor=floor, solver=solver))
     S, _, _ = _SquareRoot.call(A, _checked(floor), solvers.resolve(solver))
     return S
 
 
-@in_full_precision
-def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "auto") -> Tensor:
+@public
+def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
     r"""The inverse square root ``A^(-1/2)`` of Hermitian positive definite matrices.
 
     In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`-1/(s_i s_j (s_i + s_j))`: exact at
@@ -92,7 +89,7 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
     Raises:
         TypeError: if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
-        torch.linalg.LinAlgError: if LAPACK does not converge, for example on NaN. (The compiled kernel gives NaN.)
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -101,18 +98,8 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: str | solvers.Solver = "
                 [0.0000, 0.5000]])
     """
     check_square(A)
-    if embeds(A, solver):
-        return extract(inv_sqrtm(embed(A), floor=floor, solver=solver))
     X, _, _ = _InverseSquareRoot.call(A, _checked(floor), solvers.resolve(solver))
     return X
-
-
-def lyapunov(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
-    """The solution Y of ``S Y + Y S = B`` for Hermitian S, differentiable in S and B.
-
-    ``V`` are the eigenvectors of S and ``W[i, j] = 1/(s_i + s_j)``; both count as constants.
-    """
-    return _Lyapunov.call(S, B, W, V)
 
 
 def _checked(floor: float) -> float:
@@ -121,8 +108,14 @@ def _checked(floor: float) -> float:
     return floor
 
 
-def _reciprocal_sums(s: Tensor) -> Tensor:
-    return (s.unsqueeze(-1) + s.unsqueeze(-2)).reciprocal()
+def _root(A: Tensor, floor: float, solver: solvers.Solver, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The root, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``."""
+    if isinstance(solver, solvers.Fused):
+        return operators.root(A, inverse, floor, solver.kernel_always, solver.strict)
+    L, V = solver(A)
+    L = L.clamp_min(floor)
+    x = L.rsqrt() if inverse else L.sqrt()
+    return Eigenbasis(x, V).recompose(x), x, V
 
 
 class _SquareRoot(Function):
@@ -130,7 +123,7 @@ class _SquareRoot(Function):
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        return root(A, floor, solver, inverse=False)
+        return _root(A, floor, solver, inverse=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -145,41 +138,37 @@ class _SquareRoot(Function):
         if gS is None:
             return None, None, None
         S, s, V = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return lyapunov(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
-        if products.multiplies(V, gS):
-            return products.pull_back(V, gS, s, kind="square_root"), None, None
-        return _Lyapunov.forward(S, hermitian_part(gS), _reciprocal_sums(s), V), None, None
+        return _Lyapunov.call(S, gS, s, V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
         S, s, V = ctx.saved_tensors
-        return lyapunov(S, hermitian_part(dA), _reciprocal_sums(s), V), None, None
+        return _Lyapunov.call(S, dA, s, V), None, None
 
 
 class _Lyapunov(Function):
-    """``S, B -> Y`` with ``S Y + Y S = B``. ``W`` and ``V`` solve it and carry no derivative."""
+    """``S, B -> Y`` with ``S Y + Y S`` the Hermitian part of B. ``s`` and ``V`` solve it and carry no derivative."""
 
     @staticmethod
-    def forward(S: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
-        return V @ (W * (V.mH @ B @ V)) @ V.mH
+    def forward(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
+        return operators.pull_back(V, B, s, None, KINDS["square_root"])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        S, _, W, V = inputs
-        ctx.save_for_backward(S, output, W, V)
-        ctx.save_for_forward(S, output, W, V)
+        S, _, s, V = inputs
+        ctx.save_for_backward(S, output, s, V)
+        ctx.save_for_forward(S, output, s, V)
 
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        S, Y, W, V = ctx.saved_tensors
-        gB = lyapunov(S, gY, W, V)
-        return -(gB @ Y.mH + Y.mH @ gB), gB, None, None
+        S, Y, s, V = ctx.saved_tensors
+        gB = _Lyapunov.call(S, gY, s, V)
+        return -(gB @ Y + Y @ gB), gB, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
-        S, Y, W, V = ctx.saved_tensors
-        return lyapunov(S, dB - dS @ Y - Y @ dS, W, V)
+        S, Y, s, V = ctx.saved_tensors
+        return _Lyapunov.call(S, hermitian_part(dB) - dS @ Y - Y @ dS, s, V)
 
 
 class _InverseSquareRoot(Function):
@@ -187,7 +176,7 @@ class _InverseSquareRoot(Function):
 
     @staticmethod
     def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        return root(A, floor, solver, inverse=True)
+        return _root(A, floor, solver, inverse=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -202,27 +191,20 @@ class _InverseSquareRoot(Function):
         if gX is None:
             return None, None, None
         X, x, V = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _InverseRootDerivative.call(X, hermitian_part(gX), x, V), None, None
-        if products.multiplies(V, gX):
-            return products.pull_back(V, gX, x, kind="inverse_square_root"), None, None
-        return _InverseRootDerivative.forward(X, hermitian_part(gX), x, V), None, None
+        return _InverseRootDerivative.call(X, gX, x, V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
         X, x, V = ctx.saved_tensors
-        return _InverseRootDerivative.call(X, hermitian_part(dA), x, V), None, None
+        return _InverseRootDerivative.call(X, dA, x, V), None, None
 
 
 class _InverseRootDerivative(Function):
-    """``X, B -> Y`` with ``X Y + Y X = -X X B X X``, all Hermitian. ``x`` and ``V`` solve it, without a derivative."""
+    """``X, B -> Y`` with ``X Y + Y X = -X X herm(B) X X``. ``x`` and ``V`` solve it, without a derivative."""
 
     @staticmethod
     def forward(X: Tensor, B: Tensor, x: Tensor, V: Tensor) -> Tensor:
-        if products.multiplies(V, B):
-            return products.pull_back(V, B, x, kind="inverse_square_root")
-        scaled = V * x.unsqueeze(-2)  # the weights are -x_i x_j/(s_i + s_j), s = 1/x: no factor leaves the range early
-        return V @ (_reciprocal_sums(-1 / x) * (scaled.mH @ B @ scaled)) @ V.mH
+        return operators.pull_back(V, B, x, None, KINDS["inverse_square_root"])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -233,14 +215,13 @@ class _InverseRootDerivative(Function):
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
         X, B, Y, x, V = ctx.saved_tensors
-        gY = hermitian_part(gY)
-        Z = lyapunov(X, gY, _reciprocal_sums(x), V)
+        B, Z = hermitian_part(B), _Lyapunov.call(X, gY, x, V)
         half = Z @ Y + Z @ X @ X @ B @ X + X @ Z @ X @ X @ B
         return -(half + half.mH), _InverseRootDerivative.call(X, gY, x, V), None, None
 
     @staticmethod
     def push_forward(ctx: Any, dX: Tensor, dB: Tensor, *_: None) -> Tensor:
         X, B, Y, x, V = ctx.saved_tensors
-        half = dX @ Y + (dX @ X + X @ dX) @ B @ X @ X
-        dY = lyapunov(X, half + half.mH, _reciprocal_sums(x), V)
+        half = dX @ Y + (dX @ X + X @ dX) @ hermitian_part(B) @ X @ X
+        dY = _Lyapunov.call(X, half + half.mH, x, V)
         return _InverseRootDerivative.call(X, dB, x, V) - dY

@@ -81,7 +81,7 @@ class PCADenoising(Normalization):
         rank: int | None = None,
         energy: float | None = None,
         gradient: GradientRule | Unrolled | None = None,
-        solver: str | solvers.Solver = "auto",
+        solver: solvers.Name | solvers.Solver = "auto",
         process_group: ProcessGroup | None = None,
         errors: str = "raise",
         bias: bool = True,

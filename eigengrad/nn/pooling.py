@@ -39,7 +39,7 @@ class CovariancePooling(nn.Module):
         function: str | float = "sqrtm",
         eps: float = 1e-4,
         *,
-        solver: str | solvers.Solver = "auto",
+        solver: solvers.Name | solvers.Solver = "auto",
         errors: str = "raise",
     ) -> None:
         super().__init__()

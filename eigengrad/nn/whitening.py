@@ -77,7 +77,7 @@ class ZCAWhitening(Normalization):
         *,
         group_size: int | None = None,
         gradient: GradientRule | Unrolled | None = None,
-        solver: str | solvers.Solver = "auto",
+        solver: solvers.Name | solvers.Solver = "auto",
         process_group: ProcessGroup | None = None,
         errors: str = "raise",
         bias: bool = True,

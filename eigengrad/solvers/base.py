@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eigengrad.arguments import check_square
 
-__all__ = ["Solver", "check", "hermitian"]
+__all__ = ["Solver", "check", "hermitian", "lower"]
 
 
 class Solver(Protocol):
@@ -37,3 +37,11 @@ def check(A: Tensor, UPLO: str) -> None:
     check_square(A)
     if UPLO not in ("L", "U"):
         raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
+
+
+def lower(A: Tensor, UPLO: str) -> Tensor:
+    """A matrix whose lower triangle is the one that is read."""
+    if UPLO == "L":
+        return A
+    check(A, UPLO)
+    return A.mH

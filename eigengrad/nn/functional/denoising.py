@@ -45,7 +45,7 @@ def denoise(
     energy: float | None = None,
     num_batches_tracked: Tensor | None = None,
     gradient: GradientRule | Unrolled | None = None,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
     errors: str = "raise",
 ) -> Tensor:
@@ -117,7 +117,7 @@ def denoise(
         layout = Layout.of(x, channels)
         data = layout.arrange(x)
         mean, covariance, valid, route, check = batch_moments(data, everything, process_group, errors)
-        P = check.settle(_projection(covariance, eps, rank, energy, gradient, solver))
+        P = check.finish(_projection(covariance, eps, rank, energy, gradient, solver))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))
@@ -170,7 +170,7 @@ def _projection(
     rank: int | None,
     energy: float | None,
     gradient: GradientRule | Unrolled | None,
-    solver: str | solvers.Solver,
+    solver: solvers.Name | solvers.Solver,
 ) -> Tensor:
     """P, ``(*, d, d)``, by the correlation matrix."""
     scale = _reciprocal_deviations(covariance, eps)

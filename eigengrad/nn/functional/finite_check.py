@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from eigengrad.autograd import Function
+from eigengrad.autograd import Function, is_traced
 
 __all__ = ["FiniteCheck"]
 
 
 class FiniteCheck:
-    """One question: :meth:`ask` before the decomposition, :meth:`settle` after it.
+    """One question: :meth:`ask` before the decomposition, :meth:`finish` after it.
 
-    A compiled graph cannot ask, nor can tensors without values.
+    A compiled or traced graph cannot ask, nor can tensors without values.
 
     Args:
         describe: what the covariance of a given index is of, for the error message.
@@ -51,7 +51,7 @@ class FiniteCheck:
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         return torch.where(self._finite, covariance, identity)
 
-    def settle(self, result: Tensor) -> Tensor:
+    def finish(self, result: Tensor) -> Tensor:
         """``result (B, d, d)`` of the decomposition, once the answer is read.
 
         Raises:
@@ -62,19 +62,19 @@ class FiniteCheck:
         finite = self._answer.read()
         if finite is None:
             return torch.where(self._finite, result, torch.nan)
-        self.judge(finite, result.shape[0])
+        self.raise_if_bad(finite, result.shape[0])
         return result
 
     def send(self, finite: Tensor, matrices: int) -> None:
         """Learn which are finite ``(B,)``, of which each ``matrices`` are one vmapped sample's: now, or later."""
-        if isinstance(finite, FakeTensor):
+        if isinstance(finite, FakeTensor) or is_traced():
             return
         if _in_background(finite):
             self._answer = _Answer(finite)
         else:
-            self.judge(finite, matrices)
+            self.raise_if_bad(finite, matrices)
 
-    def judge(self, finite: Tensor, matrices: int) -> None:
+    def raise_if_bad(self, finite: Tensor, matrices: int) -> None:
         """Raise if not all are finite. Reads ``finite`` on the host."""
         if not finite.all():
             bad = sorted({index % matrices for index in finite.logical_not().nonzero().flatten().tolist()})

@@ -5,9 +5,9 @@ covariance to the matrix T, is small, and ordinary autograd:
 
     data -> mean, covariance -> T -> T (data - mean) + offset.
 
-Each pass works on pieces that fit a core's cache. So nothing of the data's size is kept besides input and output, data
-far from zero is centred exactly, and half precision is widened piece by piece. With ``m = B M`` observations and
-``S = (gC + gC^T) / m``, the passes backward are
+Each pass works on pieces that fit a core's cache, in an operator of the kernel or here. So nothing of the data's size
+is kept besides input and output, data far from zero is centred exactly, and half precision is widened piece by piece.
+With ``m = B M`` observations and ``S = (gC + gC^T) / m``, the passes backward are
 
     first:    gT = sum g (x - mean)^T,   g_offset = sum g,   g_mean = -T^T g_offset,   gx  = T^T g
     second:                                                                            gx += S (x - mean) + g_mean / m
@@ -21,13 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
-from eigengrad.autograd import Function, has_autocast
-from eigengrad.native import passes
+from eigengrad import native
+from eigengrad.autograd import Function, has_autocast, is_traced
+from eigengrad.native import operators
 from eigengrad.nn.functional.channel_groups import Layout
 
 __all__ = ["affine", "full_precision", "moments", "working_dtype"]
 
+MOST_CHANNELS = 256
+"""Of a group that takes one pass: beyond, a panel of the data no longer fits the cache."""
 CACHE = 2**20
 """Bytes of a piece for each thread on CPU, so that its core still has them in its cache at the second reading."""
 LARGE = 2**28
@@ -41,7 +45,7 @@ def moments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The mean, the covariance, and the data once more, to be the ``route`` of :func:`affine`: by it, the gradient in
         the data arrives here and is completed in place.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses by itself, and would unroll the loop over pieces
+    if _left_to_torch(data):
         wide = data.to(working_dtype(data))
         mean = wide.sum(dim=(0, 3)).unsqueeze(-1) / _observations(data)
         centred = wide - mean
@@ -57,9 +61,9 @@ def affine(
     The result is arranged back by the ``layout`` of the data. ``route`` is the third result of :func:`moments`, where T
     comes from there, and used nowhere else.
     """
-    if torch.compiler.is_compiling():
+    if _left_to_torch(data):
         return layout.arrange_back((T @ (data.to(T.dtype) - mean) + offset).to(data.dtype))
-    return _Affine.call(data if route is None else route, data, T, mean, offset, layout)
+    return _Affine.call(route, data, T, mean, offset, layout)
 
 
 def working_dtype(data: Tensor) -> torch.dtype:
@@ -77,8 +81,8 @@ class _Moments(Function):
 
     @staticmethod
     def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if passes.possible(data):
-            mean, scatter = passes.moments(data)
+        if _in_one_pass(data):
+            mean, scatter = operators.moments(data)
             return mean, scatter / _observations(data), data.view_as(data)
         _, G, d, _ = data.shape
         dtype = working_dtype(data)
@@ -112,8 +116,8 @@ class _Moments(Function):
             if torch.is_grad_enabled():
                 return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
-            if passes.possible(data, gx):
-                passes.affine(data, S, centre, shift, gx, add=True)
+            if _in_one_pass(gx):
+                operators.affine(gx, data, S, centre, shift, True)
                 return gx
             centred = None
             for piece, total in _pieces(data, gx):
@@ -137,15 +141,15 @@ class _Moments(Function):
 
 
 class _Affine(Function):
-    """The gradient in the data goes by the route; ``data`` itself is what derivatives of that gradient go by."""
+    """With a route, the gradient in the data goes by it; ``data`` itself is what derivatives of that gradient go by."""
 
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(route: Tensor, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
+    def forward(route: Tensor | None, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
         x, y = layout.empty(data)
-        if passes.possible(data, y):
-            passes.affine(data, T, mean, offset, y)
+        if _in_one_pass(data):
+            operators.affine(y, data, T, mean, offset, False)
             return layout.filled(x, y)
         centred = None
         for piece, image in _pieces(data, y):
@@ -155,24 +159,30 @@ class _Affine(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, data, T, mean, _, ctx.layout = inputs
+        route, data, T, mean, _, ctx.layout = inputs
+        ctx.has_route = route is not None
         ctx.save_for_backward(data, T, mean)
         ctx.save_for_forward(data, T, mean)
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor) -> tuple[Tensor | None, ...]:
         data, T, mean = ctx.saved_tensors
-        needs_gx, _, *others, _ = ctx.needs_input_grad
+        of_route, of_data, *others, _ = ctx.needs_input_grad
+        needs_gx = of_route if ctx.has_route else of_data
         g = ctx.layout.arrange(gx)
+
+        def cotangents(gx: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+            return (gx, None, *others, None) if ctx.has_route else (None, gx, *others, None)
+
         with full_precision(data.device):
             if torch.is_grad_enabled():
                 wide = g.to(T.dtype)
                 gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
-                return (T.mT @ wide).to(g.dtype), None, gT, -T.mT @ g_offset, g_offset, None
+                return cotangents((T.mT @ wide).to(g.dtype), gT, -T.mT @ g_offset, g_offset)
             gx = _empty_like(g) if needs_gx else g
-            if passes.possible(data, g, gx) and g.stride(0) == gx.stride(0):
-                gT, g_offset = passes.affine_backward(data, g, T, mean, gx if needs_gx else None)
-                return gx if needs_gx else None, None, gT, -T.mT @ g_offset, g_offset, None
+            if _in_one_pass(g):
+                gT, g_offset = operators.affine_backward(gx if needs_gx else None, data, g, T, mean)
+                return cotangents(gx if needs_gx else None, gT, -T.mT @ g_offset, g_offset)
             gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
             for piece, cotangent, image in _pieces(data, g, gx):
                 wide = cotangent.to(T.dtype)
@@ -183,13 +193,14 @@ class _Affine(Function):
                 if needs_gx:
                     _write(image, T.mT, wide)
             small = (gT, -T.mT @ g_offset, g_offset) if any(others) else (None, None, None)
-            return gx if needs_gx else None, None, *small, None
+            return cotangents(gx if needs_gx else None, *small)
 
     @staticmethod
     def push_forward(
-        ctx: Any, dx: Tensor, _: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor, layout: None
+        ctx: Any, d_route: Tensor | None, dx: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor, layout: None
     ) -> Tensor:
         data, T, mean = ctx.saved_tensors
+        dx = dx if d_route is None else d_route
         moved = T @ (dx.to(T.dtype) - d_mean) + dT @ (data.to(T.dtype) - mean) + d_offset
         return ctx.layout.arrange_back(moved.to(data.dtype))
 
@@ -197,10 +208,33 @@ class _Affine(Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         *tensors, layout = inputs
         folded = [
-            _as_groups(tensor, dim, info.batch_size, axis)
+            None if tensor is None else _as_groups(tensor, dim, info.batch_size, axis)
             for tensor, dim, axis in zip(tensors, in_dims[:-1], (1, 1, 0, 0, 0), strict=True)
         ]
         return _Affine.call(*folded, layout.widened(info.batch_size)).unflatten(1, (info.batch_size, -1)), 1
+
+
+def _left_to_torch(data: Tensor) -> bool:
+    """Whether to take torch's operators on the whole of the data.
+
+    A compiler fuses them by itself, and would unroll the loop over pieces; an exported program must not need eigengrad.
+    """
+    return torch.compiler.is_exporting() or (is_traced() and not _in_one_pass(data))
+
+
+def _in_one_pass(data: Tensor) -> bool:
+    """Whether the operators of the kernel take ``data (B, G, d, M)``, and what is laid out like it: real, on a CPU.
+
+    What ``torch.autograd.grad(is_grads_batched=True)`` maps over does not: no operator that writes in place.
+    """
+    return (
+        native.available()
+        and data.is_cpu
+        and data.dtype in (torch.float32, torch.float64)
+        and 0 < data.shape[2] <= MOST_CHANNELS
+        and data.numel() > 0
+        and (torch.compiler.is_compiling() or not functorch.is_legacy_batchedtensor(data))
+    )
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

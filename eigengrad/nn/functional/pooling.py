@@ -24,7 +24,7 @@ def pool_covariance(
     function: str | float = "sqrtm",
     eps: float = 1e-4,
     *,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     errors: str = "raise",
 ) -> Tensor:
     r"""A function of each sample's covariance over its positions, as a vector.
@@ -82,7 +82,7 @@ def pool_covariance(
         largest = covariance.detach().abs().sum(dim=-1).amax(dim=-1)  # at least the largest eigenvalue
         rounding = ROUNDING * torch.finfo(data.dtype).eps * largest
         F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
-        F = torch.where(valid, F, 0.0) if errors == "skip" else check.settle(F)
+        F = torch.where(valid, F, 0.0) if errors == "skip" else check.finish(F)
         row, column = torch.triu_indices(channels, channels, device=x.device)
         weight = torch.where(row == column, 1.0, 2.0**0.5).to(F.dtype)
         return (F[..., row, column] * weight).to(x.dtype)
@@ -94,7 +94,7 @@ def check_function(function: str | float) -> None:
         raise ValueError(f"function must be 'sqrtm', 'logm' or a finite exponent, got {function!r}")
 
 
-def _apply(A: Tensor, function: str | float, floor: float, solver: str | solvers.Solver) -> Tensor:
+def _apply(A: Tensor, function: str | float, floor: float, solver: solvers.Name | solvers.Solver) -> Tensor:
     if function == "logm":
         return logm(A, solver=solver)
     if isinstance(function, str):

@@ -44,7 +44,7 @@ def whiten(
     num_batches_tracked: Tensor | None = None,
     group_size: int | None = None,
     gradient: GradientRule | Unrolled | None = None,
-    solver: str | solvers.Solver = "auto",
+    solver: solvers.Name | solvers.Solver = "auto",
     process_group: ProcessGroup | None = None,
     errors: str = "raise",
 ) -> Tensor:
@@ -123,7 +123,7 @@ def whiten(
             layout = Layout.of(part, size)
             data = layout.arrange(part)
             mean, covariance, valid, route, check = batch_moments(data, block, process_group, errors)
-            W = check.settle(_inverse_root(covariance, eps, gradient, solver))
+            W = check.finish(_inverse_root(covariance, eps, gradient, solver))
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
             estimates.record(valid, block, (running_mean, mean), (running_whitening, W))
@@ -143,7 +143,7 @@ def evaluation_maps(
 
 
 def _inverse_root(
-    covariance: Tensor, eps: float, gradient: GradientRule | Unrolled | None, solver: str | solvers.Solver
+    covariance: Tensor, eps: float, gradient: GradientRule | Unrolled | None, solver: solvers.Name | solvers.Solver
 ) -> Tensor:
     """``(C + eps I)^(-1/2)``.
 

@@ -1,0 +1,169 @@
+"""The operators ``torch.ops.eigengrad``: what each one does, its shape for tracers, and its batching rule.
+
+The compiled kernel implements them on a CPU (``native/operators.cpp``), :mod:`eigengrad.native.reference` everywhere
+else. Whatever dispatches through torch, a mode, a compiler, ``vmap``, therefore records or runs the same operator,
+with the same bits, and nobody above has to ask what a tensor is.
+
+===================  ===================================================================================================
+``eigh``             ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of Hermitian matrices, by their
+                     lower triangle; ``for_function`` as a function of the matrix wants them: see
+                     :mod:`eigengrad.native.thresholds`
+``root``             ``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues and eigenvectors; eigenvalues of A below ``floor`` are
+                     taken to be ``floor``
+``function``         f(A), the eigenvalues and eigenvectors of A, for the f of a ``kind`` with a ``parameter``
+``refine``           eigenvalues and eigenvectors without their errors of first order
+``recompose``        ``V diag(x) V^H`` for real x
+``pull_back``        cotangents of eigenvectors or of a function of a matrix, as one of the matrix: see :data:`KINDS`
+``moments``          mean ``(G, d, 1)`` of data ``(B, G, d, M)``, and scatter about it ``(G, d, d)``
+``affine``           ``y = T (data - centre) + offset``, or ``y +=`` the same
+``affine_backward``  the sums ``g (data - centre)^T (G, d, d)`` and ``g (G, d, 1)``; ``gx = T^T g`` where gx is given
+===================  ===================================================================================================
+
+``kernel_always`` takes the compiled kernel where the table would take LAPACK. ``strict`` raises for a matrix without
+an eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and itself alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from eigengrad.native import reference
+from eigengrad.native.reference import KINDS
+
+__all__ = [
+    "KINDS",
+    "affine",
+    "affine_backward",
+    "eigh",
+    "function",
+    "moments",
+    "pull_back",
+    "recompose",
+    "refine",
+    "root",
+]
+
+_SCHEMAS = {
+    "eigh": "(Tensor A, bool kernel_always, bool for_function, bool strict) -> (Tensor, Tensor)",
+    "root": "(Tensor A, bool inverse, float floor, bool kernel_always, bool strict) -> (Tensor, Tensor, Tensor)",
+    "function": "(Tensor A, int kind, float parameter, bool kernel_always, bool strict) -> (Tensor, Tensor, Tensor)",
+    "refine": "(Tensor A, Tensor V) -> (Tensor, Tensor)",
+    "recompose": "(Tensor V, Tensor x) -> Tensor",
+    "pull_back": "(Tensor V, Tensor G, Tensor weights, Tensor? diagonal, int kind, float parameter=0.0, "
+    "int major_terms=0, int minor_terms=0) -> Tensor",
+    "moments": "(Tensor data) -> (Tensor, Tensor)",
+    "affine": "(Tensor(a!) y, Tensor data, Tensor T, Tensor centre, Tensor offset, bool add) -> ()",
+    "affine_backward": "(Tensor(a!)? gx, Tensor data, Tensor g, Tensor T, Tensor centre) -> (Tensor, Tensor)",
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_lazy_conjugates(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` with torch's marks for conjugates and signs heeded.
+
+    A compiled graph (AOTAutograd, torch 2.13) runs an operator with both switched off, once its arguments are resolved;
+    ``x + x.mH`` inside of it then comes to ``x + x.mT``.
+    """
+
+    @functools.wraps(function)
+    def heeding(*arguments: P.args, **options: P.kwargs) -> T:
+        excluded = torch._C._dispatch_tls_local_exclude_set()
+        if not excluded.has(torch._C.DispatchKey.Conjugate):
+            return function(*arguments, **options)
+        kept = excluded.remove(torch._C.DispatchKey.Conjugate).remove(torch._C.DispatchKey.Negative)
+        with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), kept):
+            return function(*arguments, **options)
+
+    return heeding
+
+
+_library = torch.library.Library("eigengrad", "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(_name, _with_lazy_conjugates(getattr(reference, _name)), "CompositeExplicitAutograd")
+
+eigh = torch.ops.eigengrad.eigh.default
+root = torch.ops.eigengrad.root.default
+function = torch.ops.eigengrad.function.default
+refine = torch.ops.eigengrad.refine.default
+recompose = torch.ops.eigengrad.recompose.default
+pull_back = torch.ops.eigengrad.pull_back.default
+moments = torch.ops.eigengrad.moments.default
+affine = torch.ops.eigengrad.affine.default
+affine_backward = torch.ops.eigengrad.affine_backward.default
+
+
+def _values_like(A: Tensor) -> Tensor:
+    return A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
+
+
+def _vectors_like(A: Tensor) -> Tensor:
+    """Eigenvectors that are contiguous each, as ``torch.linalg.eigh`` returns them, and no view."""
+    *batch, n, _ = A.shape
+    steps = torch.empty((*batch, n, n), device="meta").stride()
+    return torch.empty_strided(A.shape, (*steps[:-2], 1, max(n, 1)), dtype=A.dtype, device=A.device)
+
+
+def _matrices_like(A: Tensor) -> Tensor:
+    return torch.empty_like(A, memory_format=torch.contiguous_format)
+
+
+_FAKES: dict[str, Callable[..., Any]] = {
+    "eigh": lambda A, *_: (_values_like(A), _vectors_like(A)),
+    "root": lambda A, *_: (_matrices_like(A), _values_like(A), _vectors_like(A)),
+    "function": lambda A, *_: (_matrices_like(A), _values_like(A), _vectors_like(A)),
+    "refine": lambda A, V: (_values_like(A), _vectors_like(A)),
+    "recompose": lambda V, x: _matrices_like(V),
+    "pull_back": lambda V, *_: _matrices_like(V),
+    "moments": lambda data: (data.new_empty((*data.shape[1:3], 1)), data.new_empty((*data.shape[1:3], data.shape[2]))),
+    "affine": lambda *_: None,
+    "affine_backward": lambda gx, data, g, T, centre: (_matrices_like(T), _matrices_like(centre)),
+}
+for _name, _fake in _FAKES.items():
+    torch.library.register_fake(f"eigengrad::{_name}", _fake, lib=_library)
+
+
+def _batches_of_matrices(operator: Any, results: int) -> Callable[..., Any]:
+    """The batching rule of operators on ``(*, n, n)``: one more batch dimension, in front."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        folded = [
+            argument
+            if not isinstance(argument, Tensor)
+            else argument.expand(info.batch_size, *argument.shape)
+            if dim is None
+            else argument.movedim(dim, 0)
+            for argument, dim in zip(arguments, in_dims, strict=True)
+        ]
+        return operator(*folded), (0,) * results if results > 1 else 0
+
+    return rule
+
+
+def _one_by_one(operator: Any, results: int) -> Callable[..., Any]:
+    """The batching rule of passes over data, which :mod:`eigengrad.nn.functional.moments` gives them as more groups."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        each = [
+            operator(
+                *(
+                    argument if dim is None else argument.select(dim, index)
+                    for argument, dim in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for index in range(info.batch_size)
+        ]
+        return (tuple(map(torch.stack, zip(*each, strict=True))), (0,) * results) if results else (None, None)
+
+    return rule
+
+
+for _operator, _results in ((eigh, 2), (root, 3), (function, 3), (refine, 2), (recompose, 1), (pull_back, 1)):
+    torch.library.register_vmap(_operator, _batches_of_matrices(_operator, _results), lib=_library)
+for _operator, _results in ((moments, 2), (affine, 0), (affine_backward, 2)):
+    torch.library.register_vmap(_operator, _one_by_one(_operator, _results), lib=_library)

@@ -1,0 +1,256 @@
+"""The operators in torch's own: on every device but a CPU, and there where the kernel was not built."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eigengrad.autograd import hermitian_part
+from eigengrad.gradients.series import pairs, series_kernel
+from eigengrad.native.thresholds import plan
+
+__all__ = [
+    "KINDS",
+    "affine",
+    "affine_backward",
+    "eigh",
+    "function",
+    "moments",
+    "pull_back",
+    "recompose",
+    "refine",
+    "root",
+]
+
+KINDS = {
+    name: number
+    for number, name in enumerate(
+        (
+            "eigenvectors",
+            "function",
+            "square_root",
+            "inverse_square_root",
+            "series",
+            "exponential",
+            "logarithm",
+            "power",
+            "projector",
+        )
+    )
+}
+"""What ``pull_back(V, G, weights, diagonal, kind, ...)`` makes of a cotangent G, and its ``weights`` by kind:
+
+* ``eigenvectors``: the Hermitian part of ``V (K o (V^H G) + diag(diagonal)) V^H``; K ``(*, n, n)``
+* ``series``: the same with the K of :func:`eigengrad.gradients.series.series_kernel`; eigenvalues ``(*, n)``
+* ``function``: ``V (W o (V^H herm(G) V)) V^H``; symmetric W ``(*, n, n)``
+* ``square_root``, ``inverse_square_root``: the same with the W of the root; its eigenvalues ``(*, n)``
+* ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``
+* ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: exact
+  without terms, else by the series; eigenvalues ``(*, n)``
+"""
+_NAMES = tuple(KINDS)
+
+_WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+PIECE = 32_768
+"""Matrices in one call of cuSOLVER, which from torch 2.12 on gets a batch at once and fails above about 65,000: half of
+that, since its workspace grows with them."""
+
+_WIDEST = 2.0**-13
+"""The largest angle by which eigenvectors are turned, whose square is lost."""
+
+
+def eigh(A: Tensor, kernel_always: bool, for_function: bool, strict: bool) -> tuple[Tensor, Tensor]:
+    """By LAPACK or cuSOLVER."""
+    purpose = "function" if for_function and A.is_cpu else "eigenvectors"
+    batch, n = math.prod(A.shape[:-2]), A.shape[-1]
+    precision = plan(purpose, n, batch, A.dtype, torch.get_num_threads(), kernel=False).precision
+    if precision == "in_double":
+        L, V = _eigh(A.to(_WIDER[A.dtype]), strict)
+        return L.to(A.dtype.to_real()), V.to(A.dtype)
+    L, V = _eigh(A, strict)
+    return refine(A, V) if precision == "refined" else (L, V)
+
+
+def _eigh(A: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
+    if strict and not A.is_cpu:  # torch raises by itself, once it has waited for the device
+        return _in_pieces(A)
+    finite = A.tril().isfinite().flatten(-2).all(dim=-1)
+    if strict:
+        if not finite.all():
+            raise torch.linalg.LinAlgError(not_finite(int(finite.logical_not().flatten().nonzero()[0])))
+        return _in_pieces(A)
+    L, V = _in_pieces(torch.where(finite[..., None, None], A, 0.0))
+    return torch.where(finite[..., None], L, torch.nan), torch.where(finite[..., None, None], V.mT, torch.nan).mT
+
+
+def not_finite(index: int) -> str:
+    """The message about a matrix without eigendecomposition, as the kernel has it (``native/operators.cpp``)."""
+    return (
+        f"eigengrad: matrix {index} of the batch has no eigendecomposition: it holds NaN or infinity, "
+        "or the algorithm did not converge"
+    )
+
+
+def too_many_for_cusolver(A: Tensor) -> bool:
+    """Whether a batch, which torch hands over whole from 2.12 on, must be cut into pieces."""
+    return A.is_cuda and math.prod(A.shape[:-2]) > PIECE and torch.torch_version.__version__ >= "2.12"
+
+
+def _in_pieces(A: Tensor) -> tuple[Tensor, Tensor]:
+    if not too_many_for_cusolver(A):
+        L, V = torch.linalg.eigh(A)
+        return L, V
+    pieces = [torch.linalg.eigh(piece) for piece in A.flatten(0, -3).split(PIECE)]
+    L = torch.cat([values for values, _ in pieces])
+    V = torch.cat([vectors.mT for _, vectors in pieces]).mT  # eigenvectors stay contiguous each
+    return L.unflatten(0, A.shape[:-2]), V.unflatten(0, A.shape[:-2])
+
+
+def root(A: Tensor, inverse: bool, floor: float, kernel_always: bool, strict: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """By the eigenvectors."""
+    L, V = eigh(A, kernel_always, True, strict)
+    L = L.clamp_min(floor)
+    x = L.rsqrt() if inverse else L.sqrt()
+    return recompose(V, x), x, V
+
+
+def function(
+    A: Tensor, kind: int, parameter: float, kernel_always: bool, strict: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By the eigenvectors."""
+    L, V = eigh(A, kernel_always, True, strict)
+    name = _NAMES[kind]
+    f = L.exp() if name == "exponential" else L.log() if name == "logarithm" else L**parameter
+    return recompose(V, f), L, V
+
+
+def refine(A: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """With ``R = I - V^H V`` and ``S = V^H A V``, to errors of the second order,
+
+        l_i <- s_ii / (1 - r_ii),    V <- V (I + R/2 + K),    k_ij = (s_ij + (l_i + l_j) r_ij / 2) / (l_j - l_i).
+
+    Between eigenvalues too close for that the solver's error stays (the kernel rotates there).
+    """
+    half = A.tril()  # A by its lower triangle: this, with half of the diagonal, and its adjoint
+    half.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    S, W = V.mH @ (half @ V), V.mH @ V
+    S = S + S.mH
+    lengths = W.diagonal(dim1=-2, dim2=-1).real
+    L = S.diagonal(dim1=-2, dim2=-1).real / lengths
+    row, column = pairs(L)
+    F = S - (row + column) / 2 * W
+    gaps = column - row
+    K = torch.where(F.abs() < _WIDEST * gaps.abs(), F / gaps, 0)
+    change = K - W / 2
+    change.diagonal(dim1=-2, dim2=-1).add_(0.5)
+    return L, V + V @ change
+
+
+def recompose(V: Tensor, x: Tensor) -> Tensor:
+    """``V diag(x) V^H``."""
+    return (V * x.unsqueeze(-2)) @ V.mH
+
+
+def pull_back(
+    V: Tensor,
+    G: Tensor,
+    weights: Tensor,
+    diagonal: Tensor | None,
+    kind: int,
+    parameter: float = 0.0,
+    major_terms: int = 0,
+    minor_terms: int = 0,
+) -> Tensor:
+    """As :data:`KINDS` has it."""
+    name = _NAMES[kind]
+    if name not in ("eigenvectors", "series"):
+        G = hermitian_part(G)
+        if name == "inverse_square_root":  # no factor of -x_i x_j/(1/x_i + 1/x_j) x_i x_j leaves the range early
+            scaled = V * weights.unsqueeze(-2)
+            return V @ (_reciprocal_sums(-1 / weights) * (scaled.mH @ G @ scaled)) @ V.mH
+        if name == "projector":
+            assert diagonal is not None
+            W = projector_weights(weights, diagonal, (major_terms, minor_terms))
+        else:
+            W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
+        return V @ (W * (V.mH @ G @ V)) @ V.mH
+    K = series_kernel(weights, (major_terms, minor_terms)) if name == "series" else weights
+    rotated = V @ (K * (V.mH @ G))
+    if diagonal is not None:
+        rotated = torch.addcmul(rotated, V, diagonal.unsqueeze(-2).to(V.dtype))
+    return hermitian_part(rotated @ V.mH)
+
+
+def _reciprocal_sums(s: Tensor) -> Tensor:
+    row, column = pairs(s)
+    return (row + column).reciprocal()
+
+
+def projector_weights(L: Tensor, kept: Tensor, terms: tuple[int, int]) -> Tensor:
+    """``1/(l_kept - l_other)`` or, with terms, the series for it; symmetric, and 0 within either."""
+    row, column = pairs(L)
+    K = series_kernel(L, terms) if any(terms) else (column - row).reciprocal()
+    row, column = pairs(kept)
+    W = torch.where(column > row, K, 0.0)
+    return W + W.mT
+
+
+def of_exponential(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
+    """``exp(high) (1 - exp(-d))/d``, d being the distance of x and y."""
+    high, distance = torch.maximum(x, y), (x - y).abs()
+    return high.exp() * torch.where(distance == 0, 1.0, -torch.expm1(-distance) / distance)
+
+
+def of_logarithm(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
+    """``log1p(d/low)/d``."""
+    distance = (x - y).abs()
+    return torch.where(distance == 0, 1 / x, _log_ratio(x, y) / distance)
+
+
+def of_power(x: Tensor, y: Tensor, exponent: float) -> Tensor:
+    """``low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``."""
+    p = exponent
+    low, high, distance = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs()
+    logarithm = p * _log_ratio(x, y)
+    difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)
+    return torch.where(distance == 0, p * x ** (p - 1), difference / distance)
+
+
+def _log_ratio(x: Tensor, y: Tensor) -> Tensor:
+    """``log(high/low)`` for positive x and y; by way of square roots, whose ratio does not overflow."""
+    low, high = torch.minimum(x, y).sqrt(), torch.maximum(x, y).sqrt()
+    return 2 * torch.log1p((x - y).abs() / (low + high) / low)
+
+
+_DIVIDED_DIFFERENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "square_root": lambda x, y, _: (x + y).reciprocal(),
+    "exponential": of_exponential,
+    "logarithm": of_logarithm,
+    "power": of_power,
+}
+
+
+def moments(data: Tensor) -> tuple[Tensor, Tensor]:
+    """In two passes."""
+    count = max(data.shape[0] * data.shape[3], 1)
+    mean = data.sum(dim=(0, 3)).unsqueeze(-1) / count
+    centred = data - mean
+    return mean, (centred @ centred.mT).sum(dim=0)
+
+
+def affine(y: Tensor, data: Tensor, T: Tensor, centre: Tensor, offset: Tensor, add: bool) -> None:
+    """By one product."""
+    result = T @ (data - centre) + offset
+    if add:
+        y.add_(result)
+    else:
+        y.copy_(result)
+
+
+def affine_backward(gx: Tensor | None, data: Tensor, g: Tensor, T: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    """By two products."""
+    if gx is not None:
+        gx.copy_(T.mT @ g)
+    return (g @ (data - centre).mT).sum(dim=0), g.sum(dim=(0, 3)).unsqueeze(-1)

@@ -1,0 +1,317 @@
+"""What looks at a function from outside (tracers, forward mode, functional transforms) sees what eager computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from functions import FUNCTIONS, FUNCTIONS_OF_DATA, Results, gradient, positive_definite, weigh
+from spectra import symmetrised
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+import eigengrad as eg
+from eigengrad import native
+
+Function = Callable[[Tensor], Results]
+ALL = FUNCTIONS | FUNCTIONS_OF_DATA
+MODES = ("real", "fake", "symbolic")
+BATCHES = (1, 3, 64)
+SIZES = (1, 2, 3, 8, 17, 40)
+REAL = (torch.float32, torch.float64)
+SHAPES = [(4, 4), (1, 3, 3), (64, 3, 3), (5, 8, 8)]
+
+every_function = pytest.mark.parametrize("name", ALL)
+every_function_of_matrices = pytest.mark.parametrize("name", FUNCTIONS)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    actual, expected = pytree.tree_leaves(actual), pytree.tree_leaves(expected)
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs), (ours - theirs).abs().max()
+
+
+OF_TORCH = ("svd", "polar", "eigh_generalised")
+"""Made of torch's own operators, whose last bits depend on where in memory a matrix lies, or on a compiler's order."""
+
+
+def assert_same(name: str, actual: Any, expected: Any) -> None:
+    """Same bits, of what the kernel computes."""
+    if native.available() and name not in OF_TORCH:
+        return assert_same_bits(actual, expected)
+    for ours, theirs in zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected), strict=True):
+        tolerance = 100 * torch.finfo(theirs.dtype).eps * max(1.0, theirs.abs().max().item())
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=tolerance)
+
+
+def with_gradient(function: Function) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Results and gradient, from one call."""
+
+    def both(A: Tensor) -> tuple[Tensor, ...]:
+        gA, results = torch.func.grad(lambda A: (weigh(R := function(A)), R), has_aux=True)(A)
+        return (*results, gA)
+
+    return both
+
+
+# Linearisation and make_fx: a graph of operators, which must be those that eager calls.
+
+
+def test_the_linearised_square_root() -> None:
+    """At 4 I the derivative of the square root is a quarter of the tangent."""
+    A, dA = 4 * torch.eye(4, dtype=torch.float64), torch.ones(4, 4, dtype=torch.float64)
+    value, push_forward = torch.func.linearize(eg.sqrtm, A)
+    torch.testing.assert_close(value, 2 * torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(push_forward(dA), dA / 4)
+    torch.testing.assert_close(push_forward(3 * dA), 3 * dA / 4)
+
+
+@every_function
+@every_shape
+def test_linearize(name: str, shape: tuple[int, ...]) -> None:
+    """The value of eager, and its Jacobian: as forward mode has it, and the adjoint of reverse mode."""
+    A = positive_definite(*shape)
+    dA = symmetrised(torch.randn_like(A))
+    value, push_forward = torch.func.linearize(ALL[name], A)
+    assert_same_bits(value, ALL[name](A))
+    tangents = push_forward(dA)
+    torch.testing.assert_close(tangents, torch.func.jvp(ALL[name], (A,), (dA,))[1])
+    torch.testing.assert_close(weigh(tangents), (gradient(ALL[name], A) * dA).sum())
+
+
+@every_function
+@every_shape
+@pytest.mark.parametrize("mode", MODES)
+def test_make_fx(name: str, shape: tuple[int, ...], mode: str) -> None:
+    """Traced at one input, run on another."""
+    A, other = positive_definite(*shape), positive_definite(*shape, seed=1)
+    graph = make_fx(ALL[name], tracing_mode=mode)(A)
+    assert_same(name, graph(other), ALL[name](other))
+
+
+@every_function
+@pytest.mark.parametrize("mode", MODES)
+def test_make_fx_of_the_gradient(name: str, mode: str) -> None:
+    A, other = positive_definite(5, 3, 3), positive_definite(5, 3, 3, seed=1)
+    graph = make_fx(with_gradient(ALL[name]), tracing_mode=mode)(A)
+    torch.testing.assert_close(graph(other), with_gradient(ALL[name])(other))
+
+
+@every_function_of_matrices
+def test_a_symbolic_graph_takes_any_batch(name: str) -> None:
+    """What depends on the size of the batch is decided when the graph runs."""
+    graph = make_fx(FUNCTIONS[name], tracing_mode="symbolic")(positive_definite(5, 3, 3))
+    for size in (2, 64, 300):
+        other = positive_definite(size, 3, 3, seed=1)
+        assert_same_bits(graph(other), FUNCTIONS[name](other))
+
+
+@pytest.mark.parametrize("name", ["eigh", "topk_eigh", "sqrtm"])
+@every_shape
+def test_jit_trace(name: str, shape: tuple[int, ...]) -> None:
+    A, other = positive_definite(*shape), positive_definite(*shape, seed=1)
+    function = (lambda A: tuple(eg.topk_eigh(A, 2))) if name == "topk_eigh" else FUNCTIONS[name]
+    assert_same_bits(torch.jit.trace(function, A)(other), function(other))
+
+
+@every_function_of_matrices
+def test_functionalize(name: str) -> None:
+    A = positive_definite(5, 3, 3)
+    assert_same_bits(torch.func.functionalize(FUNCTIONS[name])(A), FUNCTIONS[name](A))
+
+
+# Forward mode. torch.linalg.eigh has it, too, and is right where eigenvalues are separated.
+
+
+def of_eigenvectors(L: Tensor, V: Tensor) -> Tensor:
+    """A function of eigenvalues and eigenvectors that no sign or phase changes."""
+    return (V * L.sin().unsqueeze(-2)) @ V.mH
+
+
+def tangent(function: Callable[[Tensor], Tensor], A: Tensor, dA: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(function(forward_ad.make_dual(A, dA))).tangent
+        assert found is not None
+        return found
+
+
+DECOMPOSITIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "eigh": (
+        lambda A: of_eigenvectors(*eg.eigh(A, gradient=eg.Exact())),
+        lambda A: of_eigenvectors(*torch.linalg.eigh(A)),
+    ),
+    "topk_eigh": (
+        lambda A: of_eigenvectors(*eg.topk_eigh(A, 2, gradient=eg.Exact())),
+        lambda A: of_eigenvectors(*(x[..., -2:] for x in torch.linalg.eigh(A))),
+    ),
+    "eigh_generalised": (
+        lambda A: of_eigenvectors(*eg.eigh(A, gradient=eg.Exact(), B=metric(A))),
+        lambda A: of_eigenvectors(*reduced(A, metric(A))),
+    ),
+}
+
+
+def metric(A: Tensor) -> Tensor:
+    return A @ A / A.shape[-1] + torch.eye(A.shape[-1], dtype=A.dtype)
+
+
+def reduced(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """The generalised problem as an ordinary one, in torch's operators."""
+    G = torch.linalg.cholesky(B)
+    half = torch.linalg.solve_triangular(G, A, upper=False)
+    L, V = torch.linalg.eigh(symmetrised(torch.linalg.solve_triangular(G, half.mH, upper=False)))
+    return L, torch.linalg.solve_triangular(G.mH, V, upper=True)
+
+
+every_decomposition = pytest.mark.parametrize("name", DECOMPOSITIONS)
+
+
+@pytest.mark.parametrize("dtype", [*REAL, torch.complex128])
+@every_decomposition
+@every_shape
+def test_dual_numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    A = positive_definite(*shape, dtype=dtype)
+    dA = symmetrised(torch.randn_like(A))
+    ours, theirs = (tangent(function, A, dA) for function in DECOMPOSITIONS[name])
+    tolerance = 1e-10 if dtype != torch.float32 else 1e-4
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_dual_numbers_at_a_tie() -> None:
+    A = torch.eye(3).expand(8, 3, 3).contiguous()
+    torch.testing.assert_close(tangent(lambda A: eg.eigh(A).eigenvalues, A, A), torch.ones(8, 3))
+    torch.testing.assert_close(tangent(lambda A: eg.topk_eigh(A, 2).eigenvalues, A, A), torch.ones(8, 2))
+    torch.testing.assert_close(tangent(lambda A: eg.eigh(A, B=A).eigenvalues, A, A), torch.zeros(8, 3))
+
+
+@every_decomposition
+@pytest.mark.parametrize("batch", [(), (16,)], ids=str)
+def test_finite_differences_in_both_modes(name: str, batch: tuple[int, ...]) -> None:
+    A = positive_definite(3, 3).expand(*batch, 3, 3)
+    first = A.reshape(-1, 3, 3)[0].clone().requires_grad_()
+    function = DECOMPOSITIONS[name][0]
+
+    def of_first(X: Tensor) -> Tensor:
+        """In a batch that the kernel decomposes, though finite differences of one matrix suffice."""
+        return function(symmetrised(X).expand(*batch, 3, 3)).reshape(-1, 3, 3)[:1]
+
+    assert torch.autograd.gradcheck(of_first, first, check_forward_ad=True, check_batched_forward_grad=True)
+    assert torch.autograd.gradgradcheck(of_first, first, check_fwd_over_rev=True)
+
+
+@every_decomposition
+def test_jacobian_by_forward_mode(name: str) -> None:
+    A = positive_definite(16, 3, 3)
+    ours, theirs = (
+        torch.autograd.functional.jacobian(
+            lambda A, function=function: function(symmetrised(A)).sum(0), A, vectorize=True, strategy=mode
+        )
+        for function, mode in zip(DECOMPOSITIONS[name], ("forward-mode", "reverse-mode"), strict=True)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+# Same bits.
+
+
+@pytest.mark.skipif(not native.available(), reason="the last bits of LAPACK's depend on where a matrix lies in memory")
+@every_function_of_matrices
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_same_bits_under_vmap(name: str, dtype: torch.dtype, n: int, batch: int) -> None:
+    """vmap over each dimension of a batch, one after the other and both, is that batch; so is its gradient."""
+    function = FUNCTIONS[name]
+    A = positive_definite(batch, n, n, dtype=dtype)
+    expected, gA = function(A), gradient(function, A)
+    for dim in (0, 1, 2):
+        moved = A.movedim(0, dim)
+        assert_same(name, torch.vmap(function, in_dims=dim)(moved), expected)
+        assert_same(name, gradient(lambda X, dim=dim: torch.vmap(function, in_dims=dim)(X), moved), gA.movedim(0, dim))
+    B = positive_definite(2, batch, n, n, dtype=dtype)
+    expected, gB = function(B), gradient(function, B)
+    for dim in (0, 1):
+        mapped = torch.vmap(function, in_dims=dim, out_dims=dim)
+        assert_same(name, mapped(B), expected)
+        assert_same(name, gradient(mapped, B), gB)
+    twice = torch.vmap(torch.vmap(function))
+    assert_same(name, twice(B), expected)
+    assert_same(name, gradient(twice, B), gB)
+
+
+@every_function_of_matrices
+@pytest.mark.parametrize("dtype", REAL)
+def test_same_bits_of_the_gradient_inside_vmap(name: str, dtype: torch.dtype) -> None:
+    A = positive_definite(64, 3, 3, dtype=dtype)
+    weights = [torch.randn(result.shape[1:], dtype=dtype) for result in FUNCTIONS[name](A)]
+
+    def loss(A: Tensor) -> Tensor:
+        return sum((weight * result).sum() for weight, result in zip(weights, FUNCTIONS[name](A), strict=True))
+
+    assert_same(name, torch.vmap(torch.func.grad(loss))(A), torch.func.grad(loss)(A))
+
+
+COMPILED = [(1, 3, torch.float64), (2, 64, torch.float32), (3, 64, torch.float64), (8, 1, torch.float32)]
+COMPILED += [(17, 3, torch.float32), (40, 1, torch.float64), (8, 0, torch.float32), (3, 0, torch.float64)]
+
+
+@every_function
+@pytest.mark.parametrize(("n", "batch", "dtype"), COMPILED, ids=str)
+def test_same_bits_compiled(name: str, n: int, batch: int, dtype: torch.dtype) -> None:
+    """Results and gradient. A batch of 0 stands for one matrix."""
+    torch._dynamo.reset()
+    A = positive_definite(*([batch] if batch else []), n, n, dtype=dtype)
+    compiled = torch.compile(ALL[name], fullgraph=True, backend="aot_eager", dynamic=False)
+    assert_same(name, gradient(compiled, A), gradient(ALL[name], A))
+    assert_same(name, compiled(A), ALL[name](A))
+
+
+@every_function_of_matrices
+def test_same_bits_compiled_for_every_batch(name: str) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True, backend="aot_eager")
+    batches = [positive_definite(size, 3, 3, dtype=torch.float32) for size in (5, 2, 64)]
+    if name not in OF_TORCH:  # a tie is as harmless as in eager
+        batches.append(torch.eye(3).expand(7, 3, 3).contiguous())
+    for A in batches:
+        torch._dynamo.mark_dynamic(A.requires_grad_(), 0)
+        with torch.compiler.set_stance("default" if len(A) == 5 else "fail_on_recompile"):
+            results = compiled(A)
+            assert_same(name, results, FUNCTIONS[name](A))
+            assert_same(name, torch.autograd.grad(weigh(results), A), gradient(FUNCTIONS[name], A))
+
+
+@pytest.mark.parametrize("name", ["eigh", "logm"])
+def test_inductor_agrees_to_rounding(name: str) -> None:
+    torch._dynamo.reset()
+    A = positive_definite(20, 4, 4)
+    compiled = torch.compile(FUNCTIONS[name], fullgraph=True)
+    torch.testing.assert_close(compiled(A), FUNCTIONS[name](A))
+    torch.testing.assert_close(gradient(compiled, A), gradient(FUNCTIONS[name], A))
+
+
+LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "whitening": lambda: eg.nn.ZCAWhitening(8, group_size=4),
+    "whitening with a rest": lambda: eg.nn.ZCAWhitening(8, group_size=3),
+    "denoising": lambda: eg.nn.PCADenoising(8, rank=3),
+    "pooling": lambda: eg.nn.CovariancePooling(),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("shape", [(40, 8, 9), (6, 8, 10, 10)], ids=str)
+def test_an_expanded_cotangent_is_a_contiguous_one(name: str, shape: tuple[int, ...]) -> None:
+    """``y.sum().backward()`` sends back a one that is expanded to the shape of y."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = []
+    for contiguous in (False, True):
+        layer = LAYERS[name]()
+        y = layer(x)
+        one = torch.ones(()).expand(y.shape)
+        found.append(torch.autograd.grad(y, [x, *layer.parameters()], one.contiguous() if contiguous else one))
+    assert_same_bits(*found)
