@@ -57,7 +57,7 @@ def follows(plan: thresholds.Plan, purpose: str, A: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_plan_is_followed(dtype: torch.dtype, generator: torch.Generator) -> None:
-    """By size and dtype alone: complex matrices and large ones go to LAPACK, bit for bit, small ones to the kernel."""
+    """By size and dtype alone: large matrices go to LAPACK, bit for bit, small ones to the kernel."""
     plans = set()
     for n, batch in CASES:
         A = matrices(batch, n, dtype, generator)
@@ -66,7 +66,7 @@ def test_the_plan_is_followed(dtype: torch.dtype, generator: torch.Generator) ->
             assert follows(plan, purpose, A), (n, batch, plan)
             plans.add(plan)
     single = dtype.to_real() == torch.float32
-    assert {plan.backend for plan in plans} == {"lapack"} | (set() if dtype.is_complex else {"kernel"})
+    assert {plan.backend for plan in plans} == {"lapack", "kernel"}
     assert {plan.precision for plan in plans} == {"as_it_is"} | ({"refined", "in_double"} if single else set())
 
 
@@ -81,7 +81,11 @@ def test_the_plan_knows_threads(generator: torch.Generator) -> None:
 
 
 def test_table_by_ascending_n() -> None:
-    for rows in (*thresholds._OF_EIGENVECTORS.values(), thresholds._OF_FUNCTIONS, *thresholds._IN_SINGLE.values()):
+    for rows in (
+        *thresholds._OF_EIGENVECTORS.values(),
+        *thresholds._OF_FUNCTIONS.values(),
+        *thresholds._IN_SINGLE.values(),
+    ):
         assert [n for n, _ in rows] == sorted(n for n, _ in rows)
 
 

@@ -28,13 +28,20 @@ BACKENDS = ("lapack", "kernel")
 PRECISIONS = ("as_it_is", "refined", "in_double")
 
 _OF_EIGENVECTORS: dict[tuple[torch.dtype, int], Rows] = {
-    (torch.float32, 1): ((32, 1), (96, 4), (256, 8)),
+    (torch.float32, 1): ((16, 1), (48, 2), (96, 4), (256, 8)),
     (torch.float32, 2): ((32, 1), (64, 4), (128, 8), (256, 64)),
-    (torch.float64, 1): ((32, 1), (48, 2), (128, 4), (256, 8)),
+    (torch.float64, 1): ((16, 1), (48, 2), (128, 4), (256, 8)),
     (torch.float64, 2): ((32, 1), (48, 2), (128, 4), (256, 64)),
+    (torch.complex64, 1): ((8, 1), (24, 2), (64, 4)),
+    (torch.complex64, 2): ((8, 1), (32, 2), (64, 4)),
+    (torch.complex128, 1): ((8, 1), (64, 2)),
+    (torch.complex128, 2): ((8, 1), (64, 2)),
 }
-_OF_FUNCTIONS: Rows = ((32, 1), (48, 2), (64, 4), (96, 8))
-"""With the function made of the eigenvectors in the same pass, whatever the dtype and the threads."""
+_OF_FUNCTIONS: dict[bool, Rows] = {
+    False: ((32, 1), (48, 2), (64, 4), (96, 8)),
+    True: ((16, 1), (48, 2), (64, 4)),
+}
+"""Of real and complex matrices, with the function made of the eigenvectors in the same pass, whatever the threads."""
 
 _IN_SINGLE: dict[str, Rows] = {
     "lapack": ((32, NEVER), (LARGEST, 0)),
@@ -84,9 +91,7 @@ def table() -> tuple[list[int], list[int]]:
 
 
 def _smallest_batch(purpose: str, n: int, dtype: torch.dtype, threads: int) -> int:
-    rows = _OF_EIGENVECTORS.get((dtype, min(threads, 2)), ())
-    if purpose == "function" and rows:
-        rows = _OF_FUNCTIONS
+    rows = _OF_FUNCTIONS[dtype.is_complex] if purpose == "function" else _OF_EIGENVECTORS[dtype, min(threads, 2)]
     return _smallest(n, rows, beyond=NEVER)
 
 
