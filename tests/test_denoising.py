@@ -159,6 +159,7 @@ def synchronised(rank: int, path: str, x: Tensor, sizes: list[int]) -> None:
     (actual**3).sum().backward()
     assert whole.grad is not None
     torch.testing.assert_close(part.grad, whole.grad.split(sizes)[rank], rtol=1e-4, atol=1e-4)
+    torch.distributed.barrier()  # nobody leaves while another still talks to it
     torch.distributed.destroy_process_group()
 
 

@@ -217,9 +217,10 @@ class _Affine(Function):
 def _left_to_torch(data: Tensor) -> bool:
     """Whether to take torch's operators on the whole of the data.
 
-    A compiler fuses them by itself, and would unroll the loop over pieces; an exported program must not need eigengrad.
+    A compiler fuses them by itself, for shapes that change as well, and would unroll the loop over pieces; an exported
+    program must not need eigengrad.
     """
-    return torch.compiler.is_exporting() or (is_traced() and not _in_one_pass(data))
+    return torch.compiler.is_compiling() or (is_traced() and not _in_one_pass(data))
 
 
 def _in_one_pass(data: Tensor) -> bool:
@@ -233,7 +234,7 @@ def _in_one_pass(data: Tensor) -> bool:
         and data.dtype in (torch.float32, torch.float64)
         and 0 < data.shape[2] <= MOST_CHANNELS
         and data.numel() > 0
-        and (torch.compiler.is_compiling() or not functorch.is_legacy_batchedtensor(data))
+        and not functorch.is_legacy_batchedtensor(data)
     )
 
 
