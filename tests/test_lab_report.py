@@ -124,7 +124,7 @@ def test_figure3_takes_more_than_table2s_point(tmp_path: Path) -> None:
 def cells(**errors: list[float]) -> dict[tuple[str, str], Cell]:
     """Two runs a cell; of ``svd_8=[]`` none succeeded."""
     return {
-        (name.split("_")[0], f"d = {name.split('_')[1]}"): Cell(2, 2, tuple(values)) for name, values in errors.items()
+        (name.split("_")[0], f"d = {name.split('_')[1]}"): Cell(2, 2, dict(enumerate(values))) for name, values in errors.items()
     }
 
 
@@ -134,7 +134,7 @@ def test_claims_of_whitening() -> None:
     verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
     assert verdicts == ["reproduced", "reproduced", "in part", "reproduced", "not shown"]
     everything = cells(ours_8=[2.0, 2.2], ours_64=[], svd_8=[2.0, 3.0]) | {
-        ("batchnorm", "no d"): Cell(2, 2, (1.0, 1.1))
+        ("batchnorm", "no d"): Cell(2, 2, {0: 1.0, 1: 1.1})
     }
     verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
     assert verdicts == ["in part", "differs", "not shown", "not shown", "differs"]
@@ -145,7 +145,7 @@ def test_claims_of_whitening() -> None:
 
 def test_claims_of_denoising() -> None:
     def row(**errors: tuple[float, ...]) -> list[str]:
-        made = {(name, "rank 16"): Cell(2, 2, values) for name, values in errors.items()}
+        made = {(name, "rank 16"): Cell(2, 2, dict(enumerate(values))) for name, values in errors.items()}
         return [claim.verdict for claim in claims.of_denoising(made)]
 
     assert row(svd=(), pi=(5.0, 5.2), ours=(4.0, 4.2), batchnorm=(4.0, 4.3)) == [

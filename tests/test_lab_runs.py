@@ -45,7 +45,7 @@ def test_identity_is_the_configuration() -> None:
         ({"layer": "pca", "group_size": None, "energy": 1.5}, "energy must lie between 0 and 1.0, got 1.5"),
         ({"group_size": 65}, "group_size must lie between 0 and 64, got 65"),
         ({"method": "batchnorm"}, "layer is None for batchnorm"),
-        ({"layer": "ica"}, "layer must be zca or pca, or None for batchnorm, got 'ica'"),
+        ({"layer": "ica"}, "layer must be zca or pca, module:function, or None for batchnorm, got 'ica'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ],
 )
@@ -77,8 +77,8 @@ def test_grids() -> None:
     assert {config.identity for config in table2} & {config.identity for config in figure3}
     for grid in (table1, table2, figure3):
         assert len({config.identity for config in grid}) == len(grid)
-    with pytest.raises(UsageError, match="known are svd, pi, ours"):
-        recipes.Whitening(("adam",)).choices()  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="known are batchnorm, svd, pi, ours"):
+        recipes.Whitening(("adam",)).choices()
 
 
 def test_a_run_leaves_its_records(digits: data.ImageData, tmp_path: Path) -> None:
