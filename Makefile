@@ -7,7 +7,7 @@ INSTALL := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 
 # Reproduces the paper's Table 1 on scikit-learn's digits, in minutes.
 demo: $(VENV)/.lab
-	$(VENV)/bin/eigengrad reproduce table1 --seeds 3
+	$(VENV)/bin/eigengrad reproduce table1 --seeds 3 --threads 1
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -n auto --dist loadgroup
