@@ -9,11 +9,10 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
-from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public"]
+__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public", "save"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,8 +52,7 @@ class Function(torch.autograd.Function):
             return cls.forward(*arguments) if _only_functionalized(arguments) else cls._twin.apply(*arguments)
         if forward_ad._current_level < 0 and not _wants_gradient(arguments):
             return cls.forward(*arguments)
-        arguments = unwrap_dead_wrappers(arguments)
-        return super(torch.autograd.Function, cls._twin).apply(*arguments)  # type: ignore[misc]
+        return super(torch.autograd.Function, cls._twin).apply(*map(_unwrapped, arguments))  # type: ignore[misc]
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
@@ -65,6 +63,18 @@ class Function(torch.autograd.Function):
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
+
+
+def _unwrapped(value: Any) -> Any:
+    """A tensor that has outlived the transform it was made in, as itself."""
+    return functorch.unwrap_if_dead(value) if isinstance(value, Tensor) else value
+
+
+def save(ctx: Any, *tensors: Tensor) -> None:
+    """Keep tensors for ``backward`` and, where someone asks for forward mode, ``push_forward``."""
+    ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+        ctx.save_for_forward(*tensors)
 
 
 def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
