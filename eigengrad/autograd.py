@@ -9,6 +9,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -41,6 +42,8 @@ class Function(torch.autograd.Function):
 
             with_jvp = {"jvp": staticmethod(jvp)}
             cls._twin = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(with_jvp))
+            # Otherwise torch looks in every backward pass which of its two names the subclass has used.
+            cls._twin._backward_cls.apply = cls.backward  # type: ignore[attr-defined]
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
@@ -52,7 +55,9 @@ class Function(torch.autograd.Function):
             return cls.forward(*arguments) if _only_functionalized(arguments) else cls._twin.apply(*arguments)
         if forward_ad._current_level < 0 and not _wants_gradient(arguments):
             return cls.forward(*arguments)
-        return super(torch.autograd.Function, cls._twin).apply(*map(_unwrapped, arguments))  # type: ignore[misc]
+        return super(torch.autograd.Function, cls._twin).apply(  # type: ignore[misc]
+            *[unwrap_if_dead(value) if isinstance(value, Tensor) else value for value in arguments]
+        )
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
@@ -63,11 +68,6 @@ class Function(torch.autograd.Function):
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
-
-
-def _unwrapped(value: Any) -> Any:
-    """A tensor that has outlived the transform it was made in, as itself."""
-    return functorch.unwrap_if_dead(value) if isinstance(value, Tensor) else value
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:
