@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, public
+from eigengrad.autograd import Function, public, save
 from eigengrad.gradients import GradientRule, PowerIteration, check_rule
 
 __all__ = ["SVDResult", "svd"]
@@ -87,8 +87,7 @@ class _TallSVD(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, _, ctx.gradient = inputs
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
+        save(ctx, *output)
         ctx.set_materialize_grads(False)
 
     @staticmethod

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of
 from eigengrad.gradients import Exact, GradientRule, PowerIteration, check_rule, few_terms
@@ -121,18 +121,17 @@ class _Projector(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         A, _, ctx.rule, _ = inputs
         P, *constants = output
-        ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, P, *constants)
-        ctx.save_for_forward(A, P, *constants)
+        save(ctx, A, P, *constants)
 
     @staticmethod
     def backward(ctx: Any, gP: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
         return None if gP is None else _Tangent.call(*ctx.saved_tensors, gP, ctx.rule), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        return _Tangent.call(*ctx.saved_tensors, dA, ctx.rule), None, None, None
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
+        _, _, *constants = ctx.saved_tensors
+        return _Tangent.call(*ctx.saved_tensors, dA, ctx.rule), *constant(*constants)
 
 
 class _Tangent(Function):
@@ -149,8 +148,7 @@ class _Tangent(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.rule = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -180,8 +178,7 @@ class _Sylvester(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, P, B, W, V = inputs
-        ctx.save_for_backward(A, P, B, output, W, V)
-        ctx.save_for_forward(A, P, B, output, W, V)
+        save(ctx, A, P, B, output, W, V)
 
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
