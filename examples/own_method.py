@@ -23,15 +23,16 @@ import eigengrad as eg
 
 @dataclass(frozen=True)
 class Half:
-    """The exact weight of wide gaps; of those below a share ``width`` of the trace norm, less and less, and 0 of a tie.
+    """The exact weight of wide gaps; of narrow ones less and less; 0 of a tie.
 
-    A rule is any object with these two methods. ``eigengrad.testing.check_gradient_rule(Half())`` holds it to its contract.
+    Narrow: below a share ``width`` of the trace norm. A rule is any object with these two methods;
+    ``eigengrad.testing.check_gradient_rule(Half())`` holds it to its contract.
     """
 
     width: float = 1e-3
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        """Weights ``K (*, n, n)`` of ``v_i`` in ``dv_j``, for ascending ``eigenvalues (*, n)``; zero on the diagonal."""
+        """Weights ``K (*, n, n)`` of ``v_i`` in ``dv_j`` for ascending ``eigenvalues (*, n)``; 0 on the diagonal."""
         gaps = eigenvalues.unsqueeze(-2) - eigenvalues.unsqueeze(-1)  # (i, j): l_j - l_i
         narrow = self.width * eigenvalues.abs().sum(-1)[..., None, None]
         wide = gaps.abs() > narrow

@@ -20,8 +20,8 @@ SUCCESS_RULE = (
     "A run succeeds when it ends without NaN, a failed decomposition or divergence: a training loss above "
     f"{GUESS_SHARE:.0%} of a guess's for {PATIENCE} epochs in a row, at the end after it was below, or at the end and "
     f"above {LOST:g} times a guess's. One that ends there without any of these was not trained long enough, and is "
-    "counted neither way. Errors are those of the last epoch, over the runs that succeeded; success rates have Wilson's "
-    "95% intervals, differences a test at the 5% level."
+    "counted neither way. Errors are those of the last epoch, over the runs that succeeded; success rates have "
+    "Wilson's 95% intervals, differences a test at the 5% level."
 )
 
 
