@@ -4,16 +4,18 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from eigengrad_lab import paper, recipes
+from eigengrad_lab import methods, paper, recipes
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.report import analysis, claims, grid, sections
+from eigengrad_lab.report import analysis, claims, figures, grid, sections, statistics
 from eigengrad_lab.report.grid import Cell
 from eigengrad_lab.report.runs import Run, setting_name
 from eigengrad_lab.report.write import rebuild, write_analysis, write_report
@@ -21,6 +23,7 @@ from eigengrad_lab.runs.records import RunRecord
 from eigengrad_lab.training import EpochMetrics, Result
 
 BASE = RunConfig(data="digits", model="small", method="ours", group_size=8, seed=0, epochs=2)
+QUANTITY = figures.QUANTITIES[0]
 GOOD, FAILED = Result(True, 2.5, seconds=1.0), Result(False, None, 3, "gradient is not finite", 1.0)
 
 
@@ -192,6 +195,57 @@ def test_a_picture_is_small_and_keeps_the_colours_of_its_lines() -> None:
     for name, (_, colour) in analysis.RULES.items():
         wanted = bytes.fromhex(colour.removeprefix("#"))
         assert min(max(abs(a - b) for a, b in zip(wanted, other, strict=True)) for other in seen) <= 4, name
+
+
+def test_a_run_that_fails_in_its_first_step_is_drawn() -> None:
+    """A cross in its method's colour at the top edge, though it has no loss to draw."""
+    svd = dataclasses.replace(BASE, method="svd")
+    nothing = [EpochMetrics(1, 0, math.nan, math.nan, 0.1, math.nan, 1.0)]
+    runs = [Run(BASE, GOOD, metrics(1.5, 1.2), {}), Run(svd, Result(False, None, 1, "NaN"), nothing, {})]
+    for picture in (figures.draw_curves({"d = 8": runs}), figures.curve_panel("d = 8", runs, QUANTITY, figures.LIGHT)):
+        with Image.open(io.BytesIO(picture)) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        wanted = np.array(list(bytes.fromhex(methods.colour("svd").removeprefix("#"))))
+        rows = np.nonzero((abs(pixels - wanted).max(axis=2) <= 16).any(axis=1))[0]
+        assert len(rows)
+        assert rows.min() < 0.25 * len(pixels)
+
+
+def test_dark_pictures_are_dark() -> None:
+    runs = [Run(BASE, GOOD, metrics(1.5, 1.2), {})]
+    for theme, dark in ((figures.LIGHT, False), (figures.DARK, True)):
+        with Image.open(io.BytesIO(figures.curve_panel("d = 8", runs, QUANTITY, theme))) as image:
+            assert (np.asarray(image.convert("L")).mean() < 80) == dark
+
+
+def test_a_broken_run_is_not_called_running(tmp_path: Path) -> None:
+    kept = RunRecord(tmp_path / "trainings", BASE)
+    kept.open()
+    kept.write_broken(OSError("disk on fire"))
+    write_report("figure1", [BASE], tmp_path)
+    folder = tmp_path / "reports" / setting_name(BASE)
+    for name in ("figure1.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "broken: OSError: disk on fire" in text
+        assert "running" not in text.replace("running estimates", "")
+
+
+def test_statistics() -> None:
+    """Wilson's interval and the tests, against figures from elsewhere."""
+    assert statistics.wilson(0, 3) == pytest.approx((0.0, 56.15), abs=0.01)
+    assert statistics.wilson(15, 15) == pytest.approx((79.61, 100.0), abs=0.01)
+    paired = statistics.difference({0: 5.0, 1: 5.2, 2: 5.1}, {0: 4.0, 1: 4.3, 2: 4.0})
+    assert paired is not None
+    assert paired.test == "paired by seed"
+    assert paired.mean == pytest.approx(1.0)
+    assert (paired.low, paired.high) == pytest.approx((0.7516, 1.2484), abs=1e-3)  # 1 +- 4.303 * 0.1 / sqrt(3)
+    welch = statistics.difference({0: 5.0, 1: 5.2, 2: 5.1}, {0: 4.0, 1: 4.3})
+    assert welch is not None
+    assert welch.test == "Welch"
+    assert statistics.difference({0: 5.0}, {0: 4.0}) is None
+    assert statistics.difference({0: 5.0, 1: 6.0}, {0: 4.0, 1: 5.0}) is None  # two runs that say the same: no noise seen
+    assert statistics.same_means([[1.0, 1.1], [1.0, 1.1]]) == pytest.approx(1.0)
+    assert statistics.same_means([[1.0], [1.0, 1.1]]) is None
 
 
 def test_sweeps() -> None:
