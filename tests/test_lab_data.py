@@ -140,9 +140,9 @@ def test_a_file_without_the_hubs_notes(tmp_path: Path) -> None:
         data.load(str(tmp_path), image_column="words")
     with pytest.raises(UsageError, match="column 'words' must hold numbers"):
         data.load(str(tmp_path), label_column="words")
-    with pytest.raises(UsageError, match=r"no column 'lable'; .* choose with --label-column \(did you mean 'label'\?\)"):
+    with pytest.raises(UsageError, match=r"no column 'lable'; .* with --label-column \(did you mean 'label'\?\)"):
         data.load(str(tmp_path), label_column="lable")
-    with pytest.raises(UsageError, match=r"holds no valid-\*\.parquet, only test, train; --train-split and --test-split"):
+    with pytest.raises(UsageError, match=r"holds no valid-\*\.parquet, only test, train; --train-split"):
         data.load(str(tmp_path), test_split="valid")
 
 
@@ -184,7 +184,8 @@ def test_an_archive(layout: str, tmp_path: Path) -> None:
     if layout == "keras":
         np.savez(path, x_train=pixels[..., 0], y_train=labels, x_test=pixels[:3, ..., 0], y_test=labels[:3])
     elif layout == "medmnist":
-        np.savez(path, train_images=pixels, train_labels=labels[:, None], test_images=pixels[:3], test_labels=labels[:3])
+        small = {"test_images": pixels[:3], "test_labels": labels[:3]}
+        np.savez(path, train_images=pixels, train_labels=labels[:, None], **small)
     else:
         first = pixels.transpose(0, 3, 1, 2)
         np.savez(path, x_train=first, y_train=labels, x_test=first[:3], y_test=labels[:3])

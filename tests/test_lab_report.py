@@ -243,7 +243,7 @@ def test_statistics() -> None:
     assert welch is not None
     assert welch.test == "Welch"
     assert statistics.difference({0: 5.0}, {0: 4.0}) is None
-    assert statistics.difference({0: 5.0, 1: 6.0}, {0: 4.0, 1: 5.0}) is None  # two runs that say the same: no noise seen
+    assert statistics.difference({0: 5.0, 1: 6.0}, {0: 4.0, 1: 5.0}) is None  # no noise seen
     assert statistics.same_means([[1.0, 1.1], [1.0, 1.1]]) == pytest.approx(1.0)
     assert statistics.same_means([[1.0], [1.0, 1.1]]) is None
 

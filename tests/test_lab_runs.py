@@ -227,7 +227,8 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_judged(losses: list[float], ended: bool, verdict: str | None) -> None:
-    """A guess among ten has 2.30. Too few epochs to be patient are no verdict, unless the loss says that all is lost."""
+    """A guess among ten has 2.30. Too few epochs to be patient are no verdict, unless the loss says that all is
+    lost."""
     assert judged(losses, 10, steps_per_epoch=12, ended=ended) == verdict
 
 
@@ -237,7 +238,8 @@ def test_few_steps_are_few_whatever_the_epochs() -> None:
 
 
 def test_records_are_json_to_the_letter(digits: data.ImageData, tmp_path: Path) -> None:
-    """A run that fails at once has no mean loss and no error: null, which every reader knows, and NaN again when read."""
+    """A run that fails at once has no mean loss and no error: null, which every reader knows, and NaN again when
+    read."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
