@@ -52,7 +52,7 @@ def render(
 def caption(runs: Sequence[Run]) -> str:
     """What was trained, what is missing, and what the paper's figures are."""
     missing = sum(run.result is None for run in runs)
-    left = f" {missing} of {len(runs)} runs have no result yet." if missing else ""
+    left = f" Of {len(runs)} runs {missing} have no result yet." if missing else ""
     parts = [f"{describe([run.config for run in runs])}.{left}", f"The paper's figures: {paper.SETTING}."]
     return " ".join([*parts, mixture([run.environment for run in runs if run.environment])]).rstrip()
 
