@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 from PIL import Image
 
 from eigengrad_lab.methods import colour, in_order, label
@@ -83,14 +83,18 @@ def curve_panel(title: str, runs: Sequence[Run], quantity: Quantity, theme: Them
 def _draw(axes: Axes, title: str, runs: Sequence[Run], quantity: Quantity) -> None:
     """A method's mean over its runs, a band from the least to the largest, and a cross at the top for each that
     failed."""
-    methods = in_order(run.config.method for run in runs)
-    for place, method in enumerate(methods):
+    height = 0.97
+    for method in in_order(run.config.method for run in runs):
         of_method = [run for run in runs if run.config.method == method]
         _draw_mean(axes, of_method, quantity, colour(method))
-        _mark_failures(axes, of_method, 0.97 - 0.055 * place, colour(method))
+        if any(run.failed for run in of_method):
+            _mark_failures(axes, of_method, height, colour(method))
+            height -= 0.055
     axes.set(title=title, xlabel="epoch", ylabel=quantity.name)
     if quantity.logarithmic:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     if runs:
         axes.set_xlim(0.5, max(run.config.epochs for run in runs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
