@@ -81,7 +81,7 @@ class PowerIteration:
 
     The weights of a pair are not antisymmetric: between the T and the T - 1 terms lies ``r^(T-1)/a``. Inside a tied
     block this makes the gradient depend on the basis that the solver happened to return, even of a loss that does not
-    (by 27 to 128% in ``docs/choosing.md``), and more iterations do not help.
+    (by 0.6 to 10 times its size in ``results/gaps.md``), and more iterations do not help.
 
     Use it to regularise training as the paper does: a gradient that stays smooth whatever the spectrum does, with
     ``iterations`` as the choice between fidelity and bound. It is no derivative. The default of 19 is the paper's.
