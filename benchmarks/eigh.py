@@ -25,7 +25,7 @@ def step(decompose: Callable[[Tensor], tuple[Tensor, Tensor]], A: Tensor, gL: Te
 
 
 def compare(rule: eg.gradients.GradientRule, batch: int, n: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
-    """A step with the rule against torch's, which insists that the loss should not depend on a phase, and the paper's."""
+    """A step with the rule against torch's, to which no loss may depend on a phase, and the paper's."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(batch, n, 4 * n, dtype=dtype, generator=generator)
     A = (X @ X.mH / (4 * n)).requires_grad_()
