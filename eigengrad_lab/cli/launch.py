@@ -167,7 +167,7 @@ def _recording(execution: Execution, command: str, *, weights: bool = False) -> 
     """Where runs leave their records, as an absolute path: other processes have other working folders."""
     root = trainings(execution.output).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    kept = weights if execution.weights is None else execution.weights
+    kept = execution.weights or weights
     return Recording(root, command, execution.tensorboard, execution.checkpoint_seconds, kept)
 
 
