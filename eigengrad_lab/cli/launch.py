@@ -107,13 +107,14 @@ def estimate(configs: Sequence[RunConfig], data: str, execution: Execution, cons
     root, device = trainings(execution.output), _device(execution.device)
     missing = [config for config in configs if RunRecord(root, config).result() is None]
     workers = execution.workers or min(len(configs), _default_workers(device))
-    begun, seconds, kinds = time.monotonic(), [], {}
+    seconds, kinds = [], {}
     with console.status("timing a few steps of each kind"):
         try:
             images = load_for(configs[0], data).to(device)
         except UsageError as error:
             console.print(f"no estimate: {error}", highlight=False)
             return
+        begun = time.monotonic()
         if workers > 1 or execution.threads:
             torch.set_num_threads(execution.threads or 1)
         for config in configs:
