@@ -5,6 +5,7 @@ Reading order: gradients (the idea), eigenbasis, eigh, matrix_functions, nn.func
 
 from eigengrad import analysis, gradients, native, nn, solvers, testing
 from eigengrad.eigh import eigh, topk_eigh
+from eigengrad.eigsh import eigsh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import (
     expm,
@@ -34,6 +35,7 @@ __all__ = [
     "analysis",
     "denoise",
     "eigh",
+    "eigsh",
     "expm",
     "gradients",
     "inv_sqrtm",

@@ -1,0 +1,263 @@
+"""A block Davidson iteration with thick restart, expanded by Chebyshev polynomials of the operator or a preconditioner.
+
+A basis V, with ``V^H B V = I``, and the projected matrix ``V^H A V`` are all that is kept. Each round finds the Ritz
+pairs, measures the residuals of those wanted, and adds to V a block of new directions for the first that lack:
+
+* ``p(A) x`` for their Ritz vectors x, with the Chebyshev polynomial p that is at most 1 on the unwanted part of the
+  spectrum and grows as fast as possible beyond it: many products with A, and no orthogonalisation between them;
+* ``M (A x - l B x)``, where a preconditioner M, or B, is given.
+
+The first basis is a block Krylov space, whose Ritz values show where the spectrum ends. Before pairs count as found, new
+random directions must not bring a better one: a block finds no more copies of a multiple eigenvalue than it has columns.
+
+Source: Davidson, J. Comput. Phys. 17, 1975; Zhou and Saad, *A Chebyshev-Davidson algorithm for large symmetric
+eigenproblems*, SIMAX 29, 2007; Stathopoulos and Wu, SISC 23, 2002 (the orthogonalisation).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Found", "Problem", "find_pairs"]
+
+Product = Callable[[Tensor], Tensor]
+
+GROWTH, GROWTH_OF_RANDOM = 4.0, 12.0
+"""Logarithms of the growth that a filter's degree is chosen for: of Ritz vectors, where more would leave the directions
+nearly parallel, and of random columns, from which nothing but wanted directions must remain."""
+DEGREES = 8, 200
+"""Of filters. Shorter ones spend more on orthogonalisation than on products; longer ones use old bounds for long."""
+
+
+class Problem(NamedTuple):
+    """``A x = l B x``, and how its pairs are looked for."""
+
+    A: Product
+    B: Product | None
+    preconditioner: Product | None
+    n: int
+    k: int
+    which: str
+    """``"smallest"``, ``"largest"`` or ``"magnitude"``."""
+    tol: float
+    """Of residuals, as a share of the largest Ritz value's magnitude."""
+    tie: float
+    """Eigenvalues no further apart, measured alike, belong to one multiplet."""
+    max_iterations: int
+    block: int
+    """Columns of an expansion."""
+
+    @property
+    def kept(self) -> int:
+        """Columns after a restart."""
+        return self.k + max(self.k, self.block)
+
+    @property
+    def capacity(self) -> int:
+        """Columns of the basis."""
+        return self.kept + max(self.k, 4 * self.block)
+
+    def order(self, values: Tensor) -> Tensor:
+        """Indices of ascending ``values``, the most wanted first."""
+        keys = {"smallest": lambda: values, "largest": lambda: -values, "magnitude": lambda: -values.abs()}
+        return keys[self.which]().argsort(stable=True)
+
+
+class Found(NamedTuple):
+    """Pairs in the order of ``which``: those wanted, then the rest of a multiplet that the last of them belongs to."""
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    following: float
+    """The Ritz value after these."""
+    scale: float
+    """The largest magnitude of a Ritz value."""
+    products: int
+    """Of A with a vector."""
+
+
+def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor]) -> Found:
+    """The first k pairs, for a capacity below n.
+
+    Args:
+        problem: what to solve.
+        start: columns to begin with ``(n, c)``, at most ``capacity``.
+        random: ``c -> (n, c)``, new random columns.
+
+    Raises:
+        torch.linalg.LinAlgError: if products are not finite, or pairs do not converge.
+        ValueError: if A is not Hermitian, or B not positive definite.
+    """
+    basis = _Basis(problem, start, random)
+    basis.fill_with_krylov_space()
+    wanted, verified, far = problem.k, False, basis.far_end()
+    cut = math.nan
+    for _ in range(problem.max_iterations):
+        theta, Y = basis.ritz_pairs()
+        values = theta.tolist()
+        scale = max(map(abs, values)) or 1.0
+        far = _outer(problem.which, far, values)
+        if basis.size > problem.kept:
+            cut = values[problem.kept] if math.isnan(cut) else _inner(problem.which, cut, values[problem.kept])
+        X = basis.combine(Y[:, : wanted + 1])
+        R = basis.residuals(X, theta[: wanted + 1])
+        sizes = torch.linalg.vector_norm(R, dim=0).tolist()
+        lacking = [i for i in range(wanted) if not sizes[i] <= problem.tol * scale]
+        gap = abs(values[wanted] - values[wanted - 1])
+        if not lacking and sizes[wanted] > max(gap / 2, problem.tie * scale):
+            lacking = [wanted]  # whether it belongs to the last one's multiplet cannot be said yet
+        if not lacking and gap <= problem.tie * scale and wanted + 1 < problem.kept:
+            wanted += 1
+            continue
+        if not lacking and verified:
+            return Found(
+                theta[:wanted], X[:, :wanted], R.new_tensor(sizes[:wanted]).real, values[wanted], scale, basis.products
+            )
+        verified = not lacking
+        chosen = lacking[: problem.block]
+        if basis.size + problem.block > problem.capacity:
+            basis.restart(theta, Y)
+        if problem.preconditioner is not None:
+            new = problem.preconditioner(random(problem.block) if verified else R[:, chosen])
+        elif problem.B is not None:
+            new = random(problem.block) if verified else R[:, chosen]
+        else:
+            new = basis.filtered(
+                random(problem.block) if verified else X[:, chosen],
+                (cut, far),
+                values[wanted - 1],
+                values[0],
+                GROWTH_OF_RANDOM if verified else GROWTH,
+            )
+        basis.append(new)
+    raise torch.linalg.LinAlgError(_complaint(problem, lacking, values, sizes, scale))
+
+
+class _Basis:
+    """V ``(n, size)`` and ``H = V^H A V``."""
+
+    def __init__(self, problem: Problem, start: Tensor, random: Callable[[int], Tensor]) -> None:
+        self.problem, self.random, self.size, self.products = problem, random, 0, 0
+        self.columns = start.new_empty(problem.n, problem.capacity)
+        self.H = start.new_zeros(problem.capacity, problem.capacity)
+        self.image = self.append(start)
+
+    @property
+    def V(self) -> Tensor:
+        return self.columns[:, : self.size]
+
+    def A(self, X: Tensor) -> Tensor:
+        self.products += X.shape[1]
+        return self.problem.A(X)
+
+    def B(self, X: Tensor) -> Tensor:
+        return X if self.problem.B is None else self.problem.B(X)
+
+    def append(self, new: Tensor) -> Tensor:
+        """The part of ``new`` that lies outside of V joins it; its image under A is returned."""
+        new = self._orthonormal(new[:, : self.problem.capacity - self.size])
+        image = self.A(new)
+        at = slice(self.size, self.size + new.shape[1])
+        self.columns[:, at] = new
+        self.size = at.stop
+        self.H[: self.size, at] = self.V.mH @ image
+        within = self.H[at, at]
+        asymmetry, magnitude = float((within - within.mH).abs().sum()), float(within.abs().sum())
+        if not math.isfinite(magnitude):
+            raise torch.linalg.LinAlgError("eigsh: the products with A contain NaN or infinity; look at A, B and start")
+        if asymmetry > 1e-2 * magnitude and asymmetry > 1e-2 * float(image.abs().max()):
+            raise ValueError("A must be Hermitian, got x^H A y and y^H A x that differ; make it (A + A^H)/2")
+        return image
+
+    def fill_with_krylov_space(self) -> None:
+        """Block Arnoldi from what is there, to the capacity."""
+        while self.size < self.problem.capacity:
+            image = self.image if self.image.shape[1] else self.random(self.problem.block)
+            self.image = self.append(image)
+        del self.image
+
+    def ritz_pairs(self) -> tuple[Tensor, Tensor]:
+        """Ritz values and their coordinates, the most wanted first."""
+        H = self.H[: self.size, : self.size]
+        theta, Y = torch.linalg.eigh(H.triu() + H.triu(1).mH)
+        order = self.problem.order(theta)
+        return theta[order], Y[:, order]
+
+    def combine(self, Y: Tensor) -> Tensor:
+        return self.V @ Y
+
+    def residuals(self, X: Tensor, theta: Tensor) -> Tensor:
+        """``A X - B X diag(theta)``."""
+        return self.A(X) - self.B(X) * theta
+
+    def restart(self, theta: Tensor, Y: Tensor) -> None:
+        """V becomes the first Ritz vectors."""
+        kept = self.problem.kept
+        self.columns[:, :kept] = self.combine(Y[:, :kept])
+        self.H.zero_()
+        self.H.diagonal()[:kept] = theta[:kept].to(self.H.dtype)
+        self.size = kept
+
+    def far_end(self) -> float:
+        """A bound of the spectrum's other end: a Ritz value and the size of its residual."""
+        theta, Y = self.ritz_pairs()
+        last = {"smallest": int(theta.argmax()), "largest": int(theta.argmin()), "magnitude": 0}[self.problem.which]
+        X = self.combine(Y[:, last : last + 1])
+        size = float(torch.linalg.vector_norm(self.residuals(X, theta[last : last + 1])))
+        return float(theta[last]) + (-size if self.problem.which == "largest" else size)
+
+    def filtered(
+        self, X: Tensor, unwanted: tuple[float, float], target: float, first: float, growth: float
+    ) -> Tensor:
+        """``p(A) X``, scaled to 1 at ``first``, with a degree for which p grows by ``exp(growth)`` at ``target``."""
+        cut, far = unwanted
+        low, high = (-abs(cut), abs(cut)) if self.problem.which == "magnitude" else (min(cut, far), max(cut, far))
+        center, radius = (low + high) / 2, (high - low) / 2
+        radius = max(radius, 1e-6 * abs(first - center), torch.finfo(X.dtype).tiny**0.5)
+        degree = math.ceil(growth / math.acosh(max(abs(target - center) / radius, 1 + 1e-12)))
+        degree = min(max(degree, DEGREES[0]), int(DEGREES[1] * growth / GROWTH))
+        sigma = sigma_1 = radius / (first - center) if abs(first - center) > radius else 1.0
+        before, X = X, torch.sub(self.A(X), X, alpha=center).mul_(sigma / radius)
+        for _ in range(degree - 1):
+            sigma_2 = 1 / (2 / sigma_1 - sigma)
+            after = torch.sub(self.A(X), X, alpha=center).mul_(2 * sigma_2 / radius)
+            before, X, sigma = X, after.sub_(before, alpha=sigma * sigma_2), sigma_2
+        return X
+
+    def _orthonormal(self, X: Tensor) -> Tensor:
+        """The part of X outside of V, B-orthonormal, without columns that depend on others."""
+        eps = torch.finfo(X.dtype).eps
+        for _ in range(4):
+            X = X / torch.linalg.vector_norm(X, dim=0).clamp_min(torch.finfo(X.dtype).tiny)
+            if self.size:
+                X = X - self.V @ (self.V.mH @ self.B(X))
+            gram = X.mH @ self.B(X)
+            scale = gram.diagonal().real.clamp_min(torch.finfo(X.dtype).tiny).rsqrt()
+            values, U = torch.linalg.eigh(scale[:, None] * gram * scale)
+            kept = values > 100 * eps * X.shape[1]
+            X = X @ ((scale[:, None] * U) / values.clamp_min(eps).sqrt())[:, kept]
+            if X.shape[1] == 0 or (float(values.min()) > 0.5 and float(gram.diagonal().real.min()) > 0.5):
+                break
+        return X
+
+
+def _inner(which: str, a: float, b: float) -> float:
+    return {"smallest": min, "largest": max}.get(which, lambda a, b: max(abs(a), abs(b)))(a, b)
+
+
+def _outer(which: str, far: float, values: list[float]) -> float:
+    return min(far, *values) if which == "largest" else max(far, *values)
+
+
+def _complaint(problem: Problem, lacking: list[int], values: list[float], sizes: list[float], scale: float) -> str:
+    shown = ", ".join(f"{i} (eigenvalue {values[i]:.6g}: {sizes[i] / scale:.1e})" for i in lacking[:5])
+    return (
+        f"eigsh: {len(lacking)} of {problem.k} pairs did not converge to tol = {problem.tol:.1e} in "
+        f"max_iterations = {problem.max_iterations}; in the order of which={problem.which!r}, with their residuals as "
+        f"shares of the largest eigenvalue: {shown}{', ...' if len(lacking) > 5 else ''}. Raise max_iterations or tol, or "
+        "give a preconditioner or a start"
+    )
