@@ -22,10 +22,10 @@ __all__ = ["MultipletWarning", "Search", "eigsh", "search"]
 Which = Literal["largest", "smallest", "magnitude"]
 Product = Callable[[Tensor], Tensor]
 
-UNITS = 64.0
-"""Of rounding: the tolerance by default, near what products in finite precision allow."""
-TIES = 8.0
-"""Times the tolerance: eigenvalues so close count as equal."""
+UNITS = 1024.0
+"""Of rounding: the tolerance by default. Where many copies of an eigenvalue are on their way, rounding leaves hundreds."""
+TIES = 128.0
+"""Units of rounding: eigenvalues so close count as equal, as those of pairs with residuals within the tolerance are."""
 ITERATIONS = 1000
 """Of the search, by default; an iteration has up to some hundred products."""
 SOLVES = 20
@@ -72,8 +72,8 @@ def eigsh(
             A (of ``-A`` for the largest ones) near the wanted eigenvalues. The gradient's equations use it, too.
         start: columns ``(n, c)`` near the eigenvectors, from a problem before, say.
         gradient: a rule, for pairs of eigenvectors that were both found.
-        tol: residuals ``norm(A v - l B v)`` at most this share of the largest eigenvalue's magnitude; by default 64
-            units of rounding.
+        tol: residuals ``norm(A v - l B v)`` at most this share of the largest eigenvalue's magnitude; by default
+            1024 units of rounding.
         max_iterations: of the search, by default 1000, and a twentieth of the gradient's.
         generator: of the random columns that the search begins with, on the CPU; by default one of the same seed always.
         n, dtype, device: of a function's vectors. The last two are by default those of the first of ``params``.
@@ -188,7 +188,7 @@ def search(
         return torch.randn(n, columns, dtype=of_A.dtype, generator=generator, device=generator.device).to(of_A.device)
 
     tol = UNITS * torch.finfo(of_A.dtype).eps if tol is None else tol
-    tie = TIES * max(tol, UNITS * torch.finfo(of_A.dtype).eps)
+    tie = max(TIES * torch.finfo(of_A.dtype).eps, tol**2)
     with torch.no_grad():
         beginning = random(min(max(4, k // 2), 16))
         (a, product_of_A), (b, product_of_B) = scaled(of_A.fast, beginning), (1.0, None)

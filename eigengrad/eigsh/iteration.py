@@ -94,36 +94,45 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
     """
     basis = _Basis(problem, start, random)
     basis.fill_with_krylov_space()
-    wanted, verified, far = problem.k, False, basis.far_end()
-    cut = math.nan
-    for _ in range(problem.max_iterations):
+    wanted, verified, far, cut, expansions = problem.k, False, basis.far_end(), math.nan, 0
+    while True:
         theta, Y = basis.ritz_pairs()
-        values = theta.tolist()
+        values, in_order = basis.in_order(theta)
         scale = max(map(abs, values)) or 1.0
-        far = _outer(problem.which, far, values)
-        if basis.size > problem.kept:
-            cut = values[problem.kept] if math.isnan(cut) else _inner(problem.which, cut, values[problem.kept])
-        X = basis.combine(Y[:, : wanted + 1])
-        R = basis.residuals(X, theta[: wanted + 1])
+        gap, tie = abs(values[wanted] - values[wanted - 1]), problem.tie * scale
+        looked_at = wanted + 1  # the last to see whether k cuts a multiplet; if so its other copies, to keep them apart
+        while looked_at < problem.kept and abs(values[looked_at] - values[wanted - 1]) <= tie:
+            looked_at += 1
+        active = [i - basis.locked for i in in_order[:looked_at] if i >= basis.locked]  # which are 0, 1, ...
+        X = basis.combine(Y[:, : len(active)])
+        R = basis.residuals(X, theta[: len(active)])
         sizes = torch.linalg.vector_norm(R, dim=0).tolist()
-        lacking = [i for i in range(wanted) if not sizes[i] <= problem.tol * scale]
-        gap = abs(values[wanted] - values[wanted - 1])
-        if not lacking and sizes[wanted] > max(gap / 2, problem.tie * scale):
-            lacking = [wanted]  # whether it belongs to the last one's multiplet cannot be said yet
-        if not lacking and gap <= problem.tie * scale and wanted + 1 < problem.kept:
+        if converged := [i for i in active if sizes[i] <= problem.tol * scale]:
+            basis.lock(converged, theta, Y, sizes)
+            continue
+
+        settled = all(i < basis.locked for i in in_order[:wanted])
+        if settled and gap <= tie and wanted + 1 < problem.kept:
             wanted += 1
             continue
-        if not lacking and verified:
-            return Found(
-                theta[:wanted], X[:, :wanted], R.new_tensor(sizes[:wanted]).real, values[wanted], scale, basis.products
-            )
-        verified = not lacking
+        in_doubt = settled and bool(active) and sizes[0] > max(gap / 2, tie)  # whether the next is of this multiplet
+        lacking = [] if settled and not in_doubt else active if gap <= tie else active[:-1] or active
+        if not lacking and (verified or gap <= tie):
+            return basis.found(in_order[:wanted], values[wanted], scale)
+        if expansions == problem.max_iterations:
+            raise torch.linalg.LinAlgError(_complaint(problem, [(float(theta[i]), sizes[i] / scale) for i in lacking]))
+
+        expansions, verified = expansions + 1, not lacking
+        far = _outer(problem.which, far, values)
+        apart = 100 * problem.tie * scale
+        outside = (value for value in values[problem.kept :] if abs(value - values[wanted - 1]) > apart)
+        cut = _inner(problem.which, cut, next(outside, math.nan))
         chosen = lacking[: problem.block]
         if basis.size + problem.block > problem.capacity:
             basis.restart(theta, Y)
         if problem.preconditioner is not None:
             new = problem.preconditioner(random(problem.block) if verified else R[:, chosen])
-        elif problem.B is not None:
+        elif problem.B is not None or math.isnan(cut):
             new = random(problem.block) if verified else R[:, chosen]
         else:
             new = basis.filtered(
@@ -134,14 +143,18 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
                 GROWTH_OF_RANDOM if verified else GROWTH,
             )
         basis.append(new)
-    raise torch.linalg.LinAlgError(_complaint(problem, lacking, values, sizes, scale))
 
 
 class _Basis:
-    """V ``(n, size)`` and ``H = V^H A V``."""
+    """V ``(n, size)`` and ``H = V^H A V``. Its first columns are locked: pairs that converged, which stay as they are.
+
+    In the projected problem rounding would mix them with every other copy of their eigenvalue that is still on its way.
+    """
 
     def __init__(self, problem: Problem, start: Tensor, random: Callable[[int], Tensor]) -> None:
-        self.problem, self.random, self.size, self.products = problem, random, 0, 0
+        self.problem, self.random, self.size, self.locked, self.products = problem, random, 0, 0, 0
+        self.locked_values: list[float] = []
+        self.locked_residuals: list[float] = []
         self.columns = start.new_empty(problem.n, problem.capacity)
         self.H = start.new_zeros(problem.capacity, problem.capacity)
         self.image = self.append(start)
@@ -181,26 +194,48 @@ class _Basis:
         del self.image
 
     def ritz_pairs(self) -> tuple[Tensor, Tensor]:
-        """Ritz values and their coordinates, the most wanted first."""
-        H = self.H[: self.size, : self.size]
+        """Of the columns that are not locked: Ritz values and their coordinates, the most wanted first."""
+        H = self.H[self.locked : self.size, self.locked : self.size]
         theta, Y = torch.linalg.eigh(H.triu() + H.triu(1).mH)
         order = self.problem.order(theta)
         return theta[order], Y[:, order]
 
+    def in_order(self, theta: Tensor) -> tuple[list[float], list[int]]:
+        """The values of all, locked and Ritz values, the most wanted first, and which column each belongs to."""
+        values = theta.new_tensor(self.locked_values + theta.tolist())
+        order = self.problem.order(values)
+        return values[order].tolist(), order.tolist()
+
     def combine(self, Y: Tensor) -> Tensor:
-        return self.V @ Y
+        return self.columns[:, self.locked : self.size] @ Y
 
     def residuals(self, X: Tensor, theta: Tensor) -> Tensor:
         """``A X - B X diag(theta)``."""
         return self.A(X) - self.B(X) * theta
 
+    def lock(self, converged: list[int], theta: Tensor, Y: Tensor, sizes: list[float]) -> None:
+        """Ritz pairs become the columns; those that converged come first, and are locked."""
+        order = converged + [i for i in range(len(theta)) if i not in converged]
+        self._turn(theta[order], Y[:, order])
+        self.locked_values += theta[converged].tolist()
+        self.locked_residuals += [sizes[i] for i in converged]
+        self.locked += len(converged)
+
     def restart(self, theta: Tensor, Y: Tensor) -> None:
-        """V becomes the first Ritz vectors."""
-        kept = self.problem.kept
-        self.columns[:, :kept] = self.combine(Y[:, :kept])
+        """The first Ritz pairs become the columns that are not locked."""
+        kept = max(self.problem.kept - self.locked, self.problem.block)
+        self._turn(theta[:kept], Y[:, :kept])
+
+    def _turn(self, theta: Tensor, Y: Tensor) -> None:
+        V = self.combine(Y)
+        self.size = self.locked + len(theta)
+        self.columns[:, self.locked : self.size] = V
         self.H.zero_()
-        self.H.diagonal()[:kept] = theta[:kept].to(self.H.dtype)
-        self.size = kept
+        self.H.diagonal()[self.locked : self.size] = theta.to(self.H.dtype)
+
+    def found(self, columns: list[int], following: float, scale: float) -> Found:
+        values, residuals = (self.H.new_tensor([of[i] for i in columns]).real for of in (self.locked_values, self.locked_residuals))
+        return Found(values, self.columns[:, columns], residuals, following, scale, self.products)
 
     def far_end(self) -> float:
         """A bound of the spectrum's other end: a Ritz value and the size of its residual."""
@@ -246,6 +281,9 @@ class _Basis:
 
 
 def _inner(which: str, a: float, b: float) -> float:
+    """The bound of the unwanted part that leaves less of it; either may be NaN."""
+    if math.isnan(a) or math.isnan(b):
+        return b if math.isnan(a) else a
     return {"smallest": min, "largest": max}.get(which, lambda a, b: max(abs(a), abs(b)))(a, b)
 
 
@@ -253,11 +291,10 @@ def _outer(which: str, far: float, values: list[float]) -> float:
     return min(far, *values) if which == "largest" else max(far, *values)
 
 
-def _complaint(problem: Problem, lacking: list[int], values: list[float], sizes: list[float], scale: float) -> str:
-    shown = ", ".join(f"{i} (eigenvalue {values[i]:.6g}: {sizes[i] / scale:.1e})" for i in lacking[:5])
+def _complaint(problem: Problem, lacking: list[tuple[float, float]]) -> str:
+    shown = ", ".join(f"eigenvalue {value:.6g}: {size:.1e}" for value, size in lacking[:5])
     return (
         f"eigsh: {len(lacking)} of {problem.k} pairs did not converge to tol = {problem.tol:.1e} in "
-        f"max_iterations = {problem.max_iterations}; in the order of which={problem.which!r}, with their residuals as "
-        f"shares of the largest eigenvalue: {shown}{', ...' if len(lacking) > 5 else ''}. Raise max_iterations or tol, or "
-        "give a preconditioner or a start"
+        f"max_iterations = {problem.max_iterations}; their residuals, as shares of the largest eigenvalue, are "
+        f"{shown}{', ...' if len(lacking) > 5 else ''}. Raise max_iterations or tol, or give a preconditioner or a start"
     )

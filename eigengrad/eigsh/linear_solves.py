@@ -28,7 +28,13 @@ _ACCURACY = 16.0
 
 
 def minres(
-    product: Product, right: Tensor, scale: float, *, preconditioner: Product | None = None, max_iterations: int
+    product: Product,
+    right: Tensor,
+    scale: float,
+    sizes: Tensor | None = None,
+    *,
+    preconditioner: Product | None = None,
+    max_iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """Solutions of ``product(w) = right``, column by column.
 
@@ -36,6 +42,7 @@ def minres(
         product: a Hermitian operator on blocks ``(n, b)``, each column its own.
         right: right sides ``(n, b)``, in the operator's range.
         scale: its norm, about.
+        sizes: norms ``(b,)`` that the right sides' rounding errors are relative to; by default their own.
         preconditioner: a Hermitian positive definite operator on that range, near the inverse.
         max_iterations: in total.
 
@@ -44,13 +51,14 @@ def minres(
         where it was reached.
     """
     unit = _ACCURACY * torch.finfo(right.dtype).eps
+    sizes = _sizes(right) if sizes is None else sizes
     solution, residual = torch.zeros_like(right), right
     left = max_iterations
     share = torch.zeros_like(right[0].real)
     for _ in range(_REFINEMENTS + 1):
-        allowed = unit * (_sizes(right) + scale * _sizes(solution))
-        sizes = _sizes(residual)
-        share = torch.where(sizes > 0, sizes / allowed, 0.0)
+        allowed = unit * (sizes + scale * _sizes(solution))
+        left_over = _sizes(residual)
+        share = torch.where(left_over > 0, left_over / allowed, 0.0)
         lacking = share > 1
         if left <= 0 or not bool(lacking.any()):
             break
@@ -68,8 +76,7 @@ def _sizes(X: Tensor) -> Tensor:
 def _run(
     product: Product, right: Tensor, allowed: Tensor, growth: float, preconditioner: Product | None, max_iterations: int
 ) -> tuple[Tensor, int]:
-    """From zero, until the recurrence says that the residual is at most ``allowed + growth * norm(w)``, or half of the
-    iterations that it may have brought nothing."""
+    """From zero, until the recurrence says that the residual is at most ``allowed + growth * norm(w)``."""
     w = torch.zeros_like(right)
     r_before = r = right
     y = right if preconditioner is None else preconditioner(right)
@@ -78,7 +85,7 @@ def _run(
     c, s, phi = -torch.ones_like(beta), torch.zeros_like(beta), beta
     beta_before, delta_bar, epsilon = torch.ones_like(beta), torch.zeros_like(beta), torch.zeros_like(beta)
     d, d_before = torch.zeros_like(right), torch.zeros_like(right)
-    first = beta
+    norm, breakdown = torch.zeros_like(beta), torch.finfo(beta.dtype).eps ** 0.75
     for done in range(1, max_iterations + 1):
         v = y * _over(torch.ones_like(beta), beta)
         y = product(v)
@@ -89,6 +96,8 @@ def _run(
         r_before, r = r, y
         y = r if preconditioner is None else preconditioner(r)
         beta_before, beta = beta, _root((r.conj() * y).sum(0).real)
+        norm = torch.maximum(norm, torch.maximum(alpha.abs(), beta))
+        beta = torch.where(beta > breakdown * norm, beta, 0.0)  # solved: what is left is noise, outside of the range
         delta, gamma_bar = c * delta_bar + s * alpha, s * delta_bar - c * alpha
         epsilon_before, epsilon, delta_bar = epsilon, s * beta, -c * beta
         gamma = torch.hypot(gamma_bar, beta)
@@ -98,8 +107,7 @@ def _run(
         w = w + d * tau
         if done % _LOOK == 0:
             small = phi * ratio <= 0.5 * (allowed + growth * _sizes(w))
-            exhausted = beta <= torch.finfo(beta.dtype).eps * first * 1e-3
-            if bool((small | exhausted).all()):
+            if bool((small | (beta == 0)).all()):
                 return w, done
     return w, max_iterations
 

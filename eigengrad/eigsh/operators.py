@@ -1,6 +1,7 @@
 """A Hermitian operator: its products with blocks of vectors, and how a cotangent reaches what it is made of."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,6 +75,8 @@ def scaled(product: Callable[[Tensor], Tensor], at: Tensor) -> tuple[float, Call
 
     Squares of small and large entries leave the range of single precision; a scale is known for none but those.
     """
+    if at.numel() == 0:
+        return 1.0, product
     size, image = float(at.abs().max()), float(product(at).abs().max())
     if not (size > 0 and 0 < image < math.inf):
         return 1.0, product
@@ -102,7 +105,9 @@ def _sparse(A: Tensor) -> Operator:
         counts = A.crow_indices().diff()
         rows = torch.repeat_interleave(torch.arange(n, device=A.device), counts)
         columns = A.col_indices().to(rows.dtype)
-    constant = A.detach().to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that CSR is in beta, to someone who may have COO
+        constant = A.detach().to_sparse_csr()
 
     def product(X: Tensor, values: Tensor) -> Tensor:
         return X.new_zeros(X.shape).index_add(0, rows, values[:, None] * X[columns])

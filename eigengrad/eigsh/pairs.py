@@ -135,6 +135,7 @@ class _Solve(Function):
             product,
             right,
             setting.scale * (b / a),
+            torch.linalg.vector_norm(R, dim=0),
             preconditioner=None if setting.preconditioner is None else preconditioner,
             max_iterations=setting.max_iterations,
         )
