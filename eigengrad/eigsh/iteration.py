@@ -30,6 +30,8 @@ GROWTH, GROWTH_OF_RANDOM = 4.0, 12.0
 nearly parallel, and of random columns, from which nothing but wanted directions must remain."""
 DEGREES = 8, 200
 """Of filters. Shorter ones spend more on orthogonalisation than on products; longer ones use old bounds for long."""
+COMPLETION = 20
+"""Expansions, at most, for the rest of a multiplet that k cuts: its copies may be more than the basis has room for."""
 
 
 class Problem(NamedTuple):
@@ -95,6 +97,7 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
     basis = _Basis(problem, start, random)
     basis.fill_with_krylov_space()
     wanted, verified, far, cut, expansions = problem.k, False, basis.far_end(), math.nan, 0
+    since = None
     while True:
         theta, Y = basis.ritz_pairs()
         values, in_order = basis.in_order(theta)
@@ -103,6 +106,9 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
         looked_at = wanted + 1  # the last to see whether k cuts a multiplet; if so its other copies, to keep them apart
         while looked_at < problem.kept and abs(values[looked_at] - values[wanted - 1]) <= tie:
             looked_at += 1
+        alike = [j for j in range(looked_at) if abs(values[j] - values[wanted - 1]) <= tie]
+        of_one = slice(alike[0], alike[-1] + 1)
+        in_order[of_one] = sorted(in_order[of_one], key=lambda i: i >= basis.locked)
         active = [i - basis.locked for i in in_order[:looked_at] if i >= basis.locked]  # which are 0, 1, ...
         X = basis.combine(Y[:, : len(active)])
         R = basis.residuals(X, theta[: len(active)])
@@ -111,6 +117,10 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
             basis.lock(converged, theta, Y, sizes)
             continue
 
+        if all(i < basis.locked for i in in_order[: problem.k]):
+            since = expansions if since is None else since
+            if looked_at >= problem.kept or (wanted > problem.k and expansions - since > COMPLETION):
+                return basis.found(in_order[: problem.k], values[problem.k], scale)
         settled = all(i < basis.locked for i in in_order[:wanted])
         if settled and gap <= tie and wanted + 1 < problem.kept:
             wanted += 1
