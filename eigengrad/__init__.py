@@ -3,7 +3,7 @@
 Reading order: gradients (the idea), eigenbasis, eigh, matrix_functions, nn.functional, nn.
 """
 
-from eigengrad import analysis, gradients, native, nn, solvers, testing
+from eigengrad import analysis, gradients, native, nn, solvers, spd, testing
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.eigsh import eigsh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
@@ -50,6 +50,7 @@ __all__ = [
     "projector",
     "show_config",
     "solvers",
+    "spd",
     "sqrtm",
     "svd",
     "testing",
