@@ -22,11 +22,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad import solvers
+from eigengrad.autograd import Function, hermitian_part, is_traced, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.spd.affine_invariant import check_pair
 
 __all__ = ["bures_distance", "frechet_distance", "optimal_transport_map", "transport_map"]
+
+LARGE = 256
+"""From this size on one matrix is worth a look, whether Cholesky's factor will do and whether anyone wants a gradient."""
 
 
 @public
@@ -102,7 +107,10 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
             raise ValueError(f"{name} must be vectors (*, {A.shape[-1]}) of {A.dtype}, as the covariances, got {got}")
     apart = mean1 - mean2
     A, B = _broadcast(mirrored(A, "L"), mirrored(B, "L"))
-    factors = _factors(A.detach(), B.detach())
+    if A.shape[-1] >= LARGE and A.dim() == 2 and not (is_traced() or torch._C._are_functorch_transforms_active()):
+        factors = _of_large(A, B)
+    else:
+        factors = _factors(A.detach(), B.detach())
     traces = (A + B).detach().diagonal(dim1=-2, dim2=-1).real.sum(-1)
     return (apart.conj() * apart).real.sum(-1) + _SquaredDistance.call(A, B, traces - 2 * factors.c.sum(-1), *factors)
 
@@ -158,8 +166,25 @@ class _Factors(NamedTuple):
 
 def _factors(A: Tensor, B: Tensor) -> _Factors:
     root, G, V = _factor(A)
-    c, W = torch.linalg.eigh(hermitian_part(G.mH @ B @ G))
+    c, W = Eigenbasis.for_function(hermitian_part(G.mH @ B @ G), solvers.resolve("auto"))
     return _Factors(G, _reciprocal(root).unsqueeze(-1) * V.mH, _positive(c).sqrt(), W)
+
+
+def _of_large(A: Tensor, B: Tensor) -> _Factors:
+    """Of one large matrix of each kind: Cholesky's factor where A is definite, and no eigenvectors without a gradient."""
+    gradient = torch.is_grad_enabled() and (A.requires_grad or B.requires_grad)
+    A, B = A.detach(), B.detach()
+    G, failed = torch.linalg.cholesky_ex(A)
+    pivots = G.diagonal().real ** 2
+    if bool(failed) or not bool(pivots.min() > 1e3 * len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()):
+        return _factors(A, B)
+    product = hermitian_part(G.mH @ B @ G)
+    if not gradient:
+        empty = A.new_empty(0)
+        return _Factors(empty, empty, _positive(torch.linalg.eigvalsh(product)).sqrt(), empty)
+    c, W = torch.linalg.eigh(product)
+    identity = torch.eye(len(pivots), dtype=A.dtype, device=A.device)
+    return _Factors(G, torch.linalg.solve_triangular(G, identity, upper=False), _positive(c).sqrt(), W)
 
 
 def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -176,7 +201,7 @@ def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 def _factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Roots of the eigenvalues, ``G = V diag(root)`` and V, in descending order."""
-    l, V = torch.linalg.eigh(A)  # noqa: E741
+    l, V = Eigenbasis.for_function(A, solvers.resolve("auto"))  # noqa: E741
     root, V = _positive(l).sqrt().flip(-1), V.flip(-1)
     return root, V * root.unsqueeze(-2), V
 

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm, sqrtm
 from eigengrad.spd.bures import transport_map
@@ -125,10 +127,10 @@ def _karcher_gradient(M: Tensor, A: Tensor, w: Tensor) -> Tensor:
 
 def _karcher_step(M: Tensor, A: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     G, X = _whitened(M, A)
-    l, V = torch.linalg.eigh(X)  # noqa: E741
+    l, V = Eigenbasis.for_function(X, solvers.resolve("auto"))  # noqa: E741
     logs = l.log()
     S = _over((V * logs.unsqueeze(-2)) @ V.mH, w)
-    spread = logs[..., -1] - logs[..., 0]  # the step that is best for Hessians between 1 and (x/2) coth(x/2)
+    spread = logs.amax(-1) - logs.amin(-1)  # the step that is best for Hessians between 1 and (x/2) coth(x/2)
     steepest = torch.where(spread > 1e-3, spread / 2 / torch.tanh(spread / 2), 1.0)
     step = 2 / (1 + (w * steepest).sum(-1))
     return hermitian_part(G @ expm(step[..., None, None] * S) @ G.mH), torch.linalg.vector_norm(S, dim=(-2, -1))
