@@ -32,6 +32,12 @@ def test_whitening_in_and_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(folded.split()[-1]) < 1e-5
 
 
+def test_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run("neighbours.py", capsys)
+    assert len(lines) == 3
+    assert all(" with eigengrad norm " in line or line.endswith("not installed") for line in lines)
+
+
 def test_every_example_is_tested() -> None:
     source = Path(__file__).read_text()
     assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))
