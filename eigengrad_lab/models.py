@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 
 import eigengrad as eg
 from eigengrad_lab.config import CHANNELS, RunConfig
+from eigengrad_lab.paper_whitening import PaperWhitening
 
 __all__ = ["ResNet", "build", "extra_layer"]
 
@@ -62,7 +63,7 @@ def extra_layer(
         case None:
             return nn.BatchNorm2d(CHANNELS)
         case "zca":
-            return eg.nn.ZCAWhitening(
+            return PaperWhitening(
                 CHANNELS,
                 eps=config.eps,
                 group_size=config.group_size,
