@@ -13,7 +13,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "has_autocast", "hermitian_part", "is_traced", "public"]
+__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,6 +153,11 @@ def _widened(value: Any) -> Any:
 def is_traced() -> bool:
     """Whether operators are recorded, by a compiler or ``make_fx``, to run later, on other values."""
     return torch.compiler.is_compiling() or get_proxy_mode() is not None
+
+
+def constant(*outputs: Tensor) -> tuple[Tensor, ...]:
+    """Tangents of outputs without a derivative. (Those that are marked so break ``jvp`` of ``vmap``, torch 2.13.)"""
+    return tuple(torch.zeros_like(output) for output in outputs)
 
 
 def hermitian_part(X: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What looks at a function from outside (tracers, forward mode, functional transforms) sees what eager computes."""
+"""What looks at a function from outside (tracers, compilers, functional transforms) sees what eager computes."""
 
 import copy
 from collections.abc import Callable
@@ -9,7 +9,6 @@ import torch
 from functions import FUNCTIONS, FUNCTIONS_OF_DATA, Results, gradient, positive_definite, weigh
 from spectra import symmetrised
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -124,97 +123,6 @@ def test_jit_trace(name: str, shape: tuple[int, ...]) -> None:
 def test_functionalize(name: str) -> None:
     A = positive_definite(5, 3, 3)
     assert_same_bits(torch.func.functionalize(FUNCTIONS[name])(A), FUNCTIONS[name](A))
-
-
-# Forward mode. torch.linalg.eigh has it, too, and is right where eigenvalues are separated.
-
-
-def of_eigenvectors(L: Tensor, V: Tensor) -> Tensor:
-    """A function of eigenvalues and eigenvectors that no sign or phase changes."""
-    return (V * L.sin().unsqueeze(-2)) @ V.mH
-
-
-def tangent(function: Callable[[Tensor], Tensor], A: Tensor, dA: Tensor) -> Tensor:
-    with forward_ad.dual_level():
-        found = forward_ad.unpack_dual(function(forward_ad.make_dual(A, dA))).tangent
-        assert found is not None
-        return found
-
-
-DECOMPOSITIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "eigh": (
-        lambda A: of_eigenvectors(*eg.eigh(A, gradient=eg.Exact())),
-        lambda A: of_eigenvectors(*torch.linalg.eigh(A)),
-    ),
-    "topk_eigh": (
-        lambda A: of_eigenvectors(*eg.topk_eigh(A, 2, gradient=eg.Exact())),
-        lambda A: of_eigenvectors(*(x[..., -2:] for x in torch.linalg.eigh(A))),
-    ),
-    "eigh_generalised": (
-        lambda A: of_eigenvectors(*eg.eigh(A, gradient=eg.Exact(), B=metric(A))),
-        lambda A: of_eigenvectors(*reduced(A, metric(A))),
-    ),
-}
-
-
-def metric(A: Tensor) -> Tensor:
-    return A @ A / A.shape[-1] + torch.eye(A.shape[-1], dtype=A.dtype)
-
-
-def reduced(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """The generalised problem as an ordinary one, in torch's operators."""
-    G = torch.linalg.cholesky(B)
-    half = torch.linalg.solve_triangular(G, A, upper=False)
-    L, V = torch.linalg.eigh(symmetrised(torch.linalg.solve_triangular(G, half.mH, upper=False)))
-    return L, torch.linalg.solve_triangular(G.mH, V, upper=True)
-
-
-every_decomposition = pytest.mark.parametrize("name", DECOMPOSITIONS)
-
-
-@pytest.mark.parametrize("dtype", [*REAL, torch.complex128])
-@every_decomposition
-@every_shape
-def test_dual_numbers(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    A = positive_definite(*shape, dtype=dtype)
-    dA = symmetrised(torch.randn_like(A))
-    ours, theirs = (tangent(function, A, dA) for function in DECOMPOSITIONS[name])
-    tolerance = 1e-10 if dtype != torch.float32 else 1e-4
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-
-
-def test_dual_numbers_at_a_tie() -> None:
-    A = torch.eye(3).expand(8, 3, 3).contiguous()
-    torch.testing.assert_close(tangent(lambda A: eg.eigh(A).eigenvalues, A, A), torch.ones(8, 3))
-    torch.testing.assert_close(tangent(lambda A: eg.topk_eigh(A, 2).eigenvalues, A, A), torch.ones(8, 2))
-    torch.testing.assert_close(tangent(lambda A: eg.eigh(A, B=A).eigenvalues, A, A), torch.zeros(8, 3))
-
-
-@every_decomposition
-@pytest.mark.parametrize("batch", [(), (16,)], ids=str)
-def test_finite_differences_in_both_modes(name: str, batch: tuple[int, ...]) -> None:
-    A = positive_definite(3, 3).expand(*batch, 3, 3)
-    first = A.reshape(-1, 3, 3)[0].clone().requires_grad_()
-    function = DECOMPOSITIONS[name][0]
-
-    def of_first(X: Tensor) -> Tensor:
-        """In a batch that the kernel decomposes, though finite differences of one matrix suffice."""
-        return function(symmetrised(X).expand(*batch, 3, 3)).reshape(-1, 3, 3)[:1]
-
-    assert torch.autograd.gradcheck(of_first, first, check_forward_ad=True, check_batched_forward_grad=True)
-    assert torch.autograd.gradgradcheck(of_first, first, check_fwd_over_rev=True)
-
-
-@every_decomposition
-def test_jacobian_by_forward_mode(name: str) -> None:
-    A = positive_definite(16, 3, 3)
-    ours, theirs = (
-        torch.autograd.functional.jacobian(
-            lambda A, function=function: function(symmetrised(A)).sum(0), A, vectorize=True, strategy=mode
-        )
-        for function, mode in zip(DECOMPOSITIONS[name], ("forward-mode", "reverse-mode"), strict=True)
-    )
-    torch.testing.assert_close(ours, theirs)
 
 
 # Same bits.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.matrix_functions.lyapunov import Lyapunov
 
 __all__ = ["Polar", "Procrustes", "polar", "procrustes"]
 
@@ -148,43 +149,13 @@ def _nearest_unitary(A: Tensor, *, proper: bool = False) -> Tensor:
     return R
 
 
-def _lyapunov(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
-    return _Lyapunov.call(H, B, W, V)
-
-
-class _Lyapunov(Function):
-    """``H, B -> Y`` with ``H Y + Y H = B``. V, the eigenvectors of H, and ``W[i, j] = 1/(h_i + h_j)`` solve it, and
-    carry no derivative."""
-
-    @staticmethod
-    def forward(H: Tensor, B: Tensor, W: Tensor, V: Tensor) -> Tensor:
-        return V @ (W * (V.mH @ B @ V)) @ V.mH
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        H, _, W, V = inputs
-        ctx.save_for_backward(H, output, W, V)
-        ctx.save_for_forward(H, output, W, V)
-
-    @staticmethod
-    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        H, Y, W, V = ctx.saved_tensors
-        gB = _lyapunov(H, gY, W, V)
-        return -(gB @ Y.mH + Y.mH @ gB), gB, None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dH: Tensor, dB: Tensor, *_: None) -> Tensor:
-        H, Y, W, V = ctx.saved_tensors
-        return _lyapunov(H, dB - dH @ Y - Y @ dH, W, V)
-
-
 def _inverse(H: Tensor, W: Tensor, V: Tensor) -> Tensor:
     """The inverse of H, which solves ``H Y + Y H = 2 I``; where W leaves out a singular value, so does it."""
-    return _lyapunov(H, 2 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand(H.shape), W, V)
+    return Lyapunov.call(H, 2 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device).expand(H.shape), W, V)
 
 
 class _NearestUnitary(Function):
-    """``A -> R``; also W and V of :class:`_Lyapunov` for ``H = R^H A``, as constants."""
+    """``A -> R``; also, as constants, weights W and eigenvectors V of ``H = R^H A`` for its Lyapunov equation."""
 
     @staticmethod
     def forward(A: Tensor, proper: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,27 +172,29 @@ class _NearestUnitary(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         R, W, V = output
-        ctx.mark_non_differentiable(W, V)
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], R, W, V)
         ctx.save_for_forward(inputs[0], R, W, V)
 
     @staticmethod
-    def backward(ctx: Any, gR: Tensor, *_: None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+        if gR is None:
+            return None, None
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ gR
-        omega = _lyapunov(H, inside, W, V)
+        omega = Lyapunov.call(H, inside, W, V)
         gA = R @ (omega - omega.mH)
         if A.shape[-2] > A.shape[-1]:
             gA = gA + (gR - R @ inside) @ _inverse(H, W, V)
         return gA, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ dA
-        dR = R @ _lyapunov(H, inside - inside.mH, W, V)
+        dR = R @ Lyapunov.call(H, inside - inside.mH, W, V)
         if A.shape[-2] > A.shape[-1]:
             dR = dR + (dA - R @ inside) @ _inverse(H, W, V)
-        return dR, None, None
+        return dR, *constant(W, V)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public
 from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of
 from eigengrad.gradients import Exact, GradientRule, PowerIteration, check_rule, few_terms
@@ -121,7 +121,6 @@ class _Projector(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         A, _, ctx.rule, _ = inputs
         P, *constants = output
-        ctx.mark_non_differentiable(*constants)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(A, P, *constants)
         ctx.save_for_forward(A, P, *constants)
@@ -131,8 +130,9 @@ class _Projector(Function):
         return None if gP is None else _Tangent.call(*ctx.saved_tensors, gP, ctx.rule), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        return _Tangent.call(*ctx.saved_tensors, dA, ctx.rule), None, None, None
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
+        _, _, *constants = ctx.saved_tensors
+        return _Tangent.call(*ctx.saved_tensors, dA, ctx.rule), *constant(*constants)
 
 
 class _Tangent(Function):

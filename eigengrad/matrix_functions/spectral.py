@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
@@ -206,7 +206,6 @@ class _Value(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         A, ctx.f, _ = inputs
         _, L, V = output
-        ctx.mark_non_differentiable(L, V)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(A, L, V)
         ctx.save_for_forward(A, L, V)
@@ -219,9 +218,9 @@ class _Value(Function):
         return _derivative(A, g, ctx.f, L, V), None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
         A, L, V = ctx.saved_tensors
-        return _derivative(A, dA, ctx.f, L, V), None, None
+        return _derivative(A, dA, ctx.f, L, V), *constant(L, V)
 
 
 class _Derivative(Function):

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.matrix_functions.lyapunov import Lyapunov
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -63,7 +64,7 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solve
                 [0., 2.]])
     """
     check_square(A)
-    S, _, _ = _SquareRoot.call(A, _checked(floor), solvers.resolve(solver))
+    S, _, _ = _Root.call(A, False, _checked(floor), solvers.resolve(solver))
     return S
 
 
@@ -98,7 +99,7 @@ def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.S
                 [0.0000, 0.5000]])
     """
     check_square(A)
-    X, _, _ = _InverseSquareRoot.call(A, _checked(floor), solvers.resolve(solver))
+    X, _, _ = _Root.call(A, True, _checked(floor), solvers.resolve(solver))
     return X
 
 
@@ -108,95 +109,36 @@ def _checked(floor: float) -> float:
     return floor
 
 
-def _root(A: Tensor, floor: float, solver: solvers.Solver, *, inverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The root, its eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)``."""
-    if isinstance(solver, solvers.Fused):
-        return operators.root(A, inverse, floor, solver.kernel_always, solver.strict)
-    L, V = solver(A)
-    L = L.clamp_min(floor)
-    x = L.rsqrt() if inverse else L.sqrt()
-    return Eigenbasis(x, V).recompose(x), x, V
-
-
-class _SquareRoot(Function):
-    """``A -> S`` with ``S S = A``; also ``s``, the eigenvalues of S, and V, as constants."""
+class _Root(Function):
+    """``A -> S`` with ``S S = A`` or, inverse, ``S A S = I``; also ``s``, the eigenvalues of S, and V, as constants."""
 
     @staticmethod
-    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        return _root(A, floor, solver, inverse=False)
+    def forward(A: Tensor, inverse: bool, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(solver, solvers.Fused):
+            return operators.root(A, inverse, floor, solver.kernel_always, solver.strict)
+        L, V = solver(A)
+        L = L.clamp_min(floor)
+        s = L.rsqrt() if inverse else L.sqrt()
+        return Eigenbasis(s, V).recompose(s), s, V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        S, s, V = output
-        ctx.mark_non_differentiable(s, V)
+        ctx.derivative = _InverseRootDerivative if inputs[1] else Lyapunov
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(S, s, V)
-        ctx.save_for_forward(S, s, V)
+        ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
-    def backward(ctx: Any, gS: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, gS: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
         if gS is None:
-            return None, None, None
+            return None, None, None, None
         S, s, V = ctx.saved_tensors
-        return _Lyapunov.call(S, gS, s, V), None, None
+        return ctx.derivative.call(S, gS, s, V), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
         S, s, V = ctx.saved_tensors
-        return _Lyapunov.call(S, dA, s, V), None, None
-
-
-class _Lyapunov(Function):
-    """``S, B -> Y`` with ``S Y + Y S`` the Hermitian part of B. ``s`` and ``V`` solve it and carry no derivative."""
-
-    @staticmethod
-    def forward(S: Tensor, B: Tensor, s: Tensor, V: Tensor) -> Tensor:
-        return operators.pull_back(V, B, s, None, KINDS["square_root"])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        S, _, s, V = inputs
-        ctx.save_for_backward(S, output, s, V)
-        ctx.save_for_forward(S, output, s, V)
-
-    @staticmethod
-    def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        S, Y, s, V = ctx.saved_tensors
-        gB = _Lyapunov.call(S, gY, s, V)
-        return -(gB @ Y + Y @ gB), gB, None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dS: Tensor, dB: Tensor, *_: None) -> Tensor:
-        S, Y, s, V = ctx.saved_tensors
-        return _Lyapunov.call(S, hermitian_part(dB) - dS @ Y - Y @ dS, s, V)
-
-
-class _InverseSquareRoot(Function):
-    """``A -> X`` with ``X A X = I``; also ``x``, the eigenvalues of X, and V, as constants."""
-
-    @staticmethod
-    def forward(A: Tensor, floor: float, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        return _root(A, floor, solver, inverse=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        X, x, V = output
-        ctx.mark_non_differentiable(x, V)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(X, x, V)
-        ctx.save_for_forward(X, x, V)
-
-    @staticmethod
-    def backward(ctx: Any, gX: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
-        if gX is None:
-            return None, None, None
-        X, x, V = ctx.saved_tensors
-        return _InverseRootDerivative.call(X, gX, x, V), None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, None, None]:
-        X, x, V = ctx.saved_tensors
-        return _InverseRootDerivative.call(X, dA, x, V), None, None
+        return ctx.derivative.call(S, dA, s, V), *constant(s, V)
 
 
 class _InverseRootDerivative(Function):
@@ -215,7 +157,7 @@ class _InverseRootDerivative(Function):
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:
         X, B, Y, x, V = ctx.saved_tensors
-        B, Z = hermitian_part(B), _Lyapunov.call(X, gY, x, V)
+        B, Z = hermitian_part(B), Lyapunov.call(X, gY, x, V)
         half = Z @ Y + Z @ X @ X @ B @ X + X @ Z @ X @ X @ B
         return -(half + half.mH), _InverseRootDerivative.call(X, gY, x, V), None, None
 
@@ -223,5 +165,5 @@ class _InverseRootDerivative(Function):
     def push_forward(ctx: Any, dX: Tensor, dB: Tensor, *_: None) -> Tensor:
         X, B, Y, x, V = ctx.saved_tensors
         half = dX @ Y + (dX @ X + X @ dX) @ hermitian_part(B) @ X @ X
-        dY = _Lyapunov.call(X, half + half.mH, x, V)
+        dY = Lyapunov.call(X, half + half.mH, x, V)
         return _InverseRootDerivative.call(X, dB, x, V) - dY
