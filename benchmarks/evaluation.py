@@ -44,7 +44,7 @@ HIGH, LOW = 0.1, 0.01
 EPOCHS = {"digits mlp": (6, 2), "digits": (6, 2), "cifar10": (4, 2)}
 """Of each network, how many epochs at the high and then at the low learning rate."""
 DEFAULTS = (RELATIVE_EPS, SHRINKAGE)
-VARIATIONS = [(0.0, 0.0), (1e-2, 0.0), (1e-1, 0.0), *((r, "auto") for r in (0.0, 1e-3, 1e-2, 3e-2, 1e-1, 2e-1))]
+VARIATIONS = [(0.0, 0.0), (1e-2, 0.0), (1e-1, 0.0), *((r, "auto") for r in (0.0, 1e-3, 1e-2, 3e-2, 2e-1))]
 """Of the relative eps and of shrinkage, beside the defaults."""
 RULES = {"PowerIteration(19)": eg.PowerIteration(19), "Lorentzian()": eg.Lorentzian()}
 

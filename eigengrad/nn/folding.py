@@ -86,11 +86,11 @@ def fold(layer: nn.Module, linear: nn.Module | None = None) -> nn.Module:
 
 
 def _folded_network(model: nn.Module) -> nn.Module:
-    folded, found = copy.deepcopy(model), False
+    folded, found = _copied(model), False
     left = {name: "nothing that can take it in comes directly before it" for name, _ in _layers(folded)}
     if not left:
         raise ValueError("model has no layer of eigengrad.nn to fold")
-    for before, name in list(_pairs(folded, "")):
+    for before, name in dict.fromkeys(_pairs(folded)):
         layer, linear = folded.get_submodule(name), folded.get_submodule(before)
         assert isinstance(layer, Normalization) and isinstance(linear, LINEAR)
         if layer._forward_hooks or layer._forward_pre_hooks or linear._forward_hooks:
@@ -112,41 +112,57 @@ def _folded_network(model: nn.Module) -> nn.Module:
     return folded
 
 
+def _copied(model: Any) -> Any:
+    """A copy, also where a module holds a tensor that was computed, as those with a pruned weight do."""
+    computed = [value for m in model.modules() for value in vars(m).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(value): value.detach() for value in computed if value.requires_grad})
+
+
 def _layers(model: nn.Module) -> Iterator[tuple[str, Normalization]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Normalization))
 
 
 class _Tracer(fx.Tracer):
+    """Goes into every module but layers, linear ones, those of torch, and those that turned out to be opaque."""
+
+    def __init__(self, opaque: set[nn.Module]) -> None:
+        super().__init__()
+        self.opaque = opaque
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (Normalization, *LINEAR)) or super().is_leaf_module(m, module_qualified_name)
+        ends = isinstance(m, (Normalization, *LINEAR)) or m in self.opaque
+        return ends or super().is_leaf_module(m, module_qualified_name)
 
 
-def _pairs(module: nn.Module, prefix: str) -> Iterator[tuple[str, str]]:
+def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of a linear layer and of the layer that alone takes its output, each of which is called once."""
-    names: dict[nn.Module, int] = {}
-    for _, part in module.named_modules(remove_duplicate=False):
-        names[part] = names.get(part, 0) + 1
-    try:
-        nodes = list(_Tracer().trace(module).nodes)
-    except Exception:  # whatever a network's own code makes of a proxy
-        for name, child in module.named_children():
-            if not isinstance(child, (Normalization, *LINEAR)):
-                yield from _pairs(child, f"{prefix}{name}.")
-        return
-    calls = [node for node in nodes if node.op == "call_module"]
-    targets = [module.get_submodule(node.target) for node in calls]
+    opaque: set[nn.Module] = set()
+    graphs: dict[str, fx.Graph] = {}
+    for name, part in reversed(list(model.named_modules())):  # children first
+        if not _Tracer(opaque).is_leaf_module(part, name):
+            try:
+                graphs[name] = _Tracer(opaque).trace(part)
+            except Exception:  # whatever a network's own code makes of a proxy
+                opaque.add(part)
+    for name, graph in graphs.items():
+        if not name or name.rpartition(".")[0] not in graphs:  # else it is part of that graph
+            yield from _pairs_in(model.get_submodule(name), graph, f"{name}." if name else "")
 
-    def alone(node: fx.Node) -> bool:
-        called = module.get_submodule(str(node.target))
-        return targets.count(called) == 1 and names[called] == 1
 
-    for node in calls:
+def _pairs_in(module: nn.Module, graph: fx.Graph, prefix: str) -> Iterator[tuple[str, str]]:
+    calls = {node: module.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
+    called = list(calls.values())
+    named = [part for _, part in module.named_modules(remove_duplicate=False)]
+
+    def alone(part: nn.Module) -> bool:
+        return called.count(part) == 1 and named.count(part) == 1
+
+    for node, layer in calls.items():
         before = node.args[0] if node.args else None
-        if not isinstance(module.get_submodule(node.target), Normalization) or not isinstance(before, fx.Node):
-            continue
-        follows = before.op == "call_module" and isinstance(module.get_submodule(str(before.target)), LINEAR)
-        if follows and len(before.users) == 1 and alone(node) and alone(before):
-            yield f"{prefix}{before.target}", f"{prefix}{node.target}"
+        linear = calls.get(before) if isinstance(before, fx.Node) else None
+        if isinstance(layer, Normalization) and isinstance(linear, LINEAR) and isinstance(before, fx.Node):
+            if len(before.users) == 1 and alone(layer) and alone(linear):
+                yield f"{prefix}{before.target}", f"{prefix}{node.target}"
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -156,12 +172,16 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _plain(linear: Any) -> Any:
     """A copy whose weight and bias are parameters, and nothing else."""
-    plain = copy.deepcopy(linear)
+    plain = _copied(linear)
     for name in ("weight", "bias"):
-        if parametrize.is_parametrized(plain, name):
-            parametrize.remove_parametrizations(plain, name, leave_parametrized=True)
         if f"{name}_orig" in plain._parameters and f"{name}_mask" in plain._buffers:
             prune.remove(plain, name)
+    if parametrize.is_parametrized(linear):  # torch's own way back changes the class, which the original shares
+        del plain._modules["parametrizations"]
+        plain.__class__ = type(linear).__bases__[0]
+        for name, computed in linear.parametrizations.items():
+            learned = any(parameter.requires_grad for parameter in computed.parameters(recurse=False))
+            plain._parameters[name] = nn.Parameter(getattr(linear, name).detach().clone(), learned)
     if plain._forward_pre_hooks or "weight" not in plain._parameters:
         raise TypeError(
             f"something computes the weight of this {type(linear).__name__} anew in each call (a forward pre-hook); make "

@@ -44,7 +44,7 @@ class CovariancePooling(nn.Module):
     ) -> None:
         super().__init__()
         check_function(function)
-        check_settings(eps, errors)
+        check_settings(eps, errors, positive=True)
         solvers.resolve(solver)
         self.function = function
         self.eps = eps

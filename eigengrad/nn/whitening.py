@@ -119,7 +119,7 @@ class ZCAWhitening(Normalization):
         self.gradient = gradient
         self.solver = solver
 
-    _advice = "take larger batches, a smaller group_size, or shrinkage='auto'"
+    _advice = "take larger batches, a smaller group_size, or shrinkage='auto' (the default)"
 
     def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
         assert self.running_mean is not None

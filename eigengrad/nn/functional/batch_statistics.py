@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-RELATIVE_EPS = 1e-2
+RELATIVE_EPS = 0.1
 """Share of the mean variance that is added to the covariance, unless it is given."""
 SHRINKAGE = "auto"
 """Of the covariance toward its diagonal, likewise."""
@@ -184,10 +184,10 @@ def check_tensors(training: bool, **expected: tuple[Tensor | None, tuple[int, ..
             raise ValueError(f"{name} must have shape {shape} for {shape[0]} channels, got {tuple(tensor.shape)}")
 
 
-def check_settings(eps: float, errors: str) -> None:
+def check_settings(eps: float, errors: str, *, positive: bool = False) -> None:
     """What is known before there is any input."""
-    if not eps >= 0:
-        raise ValueError(f"eps must not be negative, got {eps}: it is added to variances")
+    if not (eps > 0 if positive else eps >= 0):
+        raise ValueError(f"eps must {'be positive' if positive else 'not be negative'}, got {eps}: it is added to variances")
     if errors not in ("raise", "skip"):
         raise ValueError(f"errors must be 'raise' or 'skip', got {errors!r}")
 

@@ -32,6 +32,8 @@ __all__ = ["check_rank", "denoise", "evaluation_map", "projection"]
 
 ACROSS_THE_CUT: GradientRule = PowerIteration()
 """Where no rule is given."""
+TIED = 1e-6
+"""Share of the largest eigenvalue within which, in evaluation, those at the cut count as tied: rounding of float32."""
 
 
 def denoise(
@@ -63,7 +65,7 @@ def denoise(
         x: the input, ``(N, C)`` or ``(N, C, *)``.
         running_mean: running estimate of the mean, ``(C,)``. Updated in place when training.
         running_covariance: running estimate of C, ``(C, C)``. Updated in place when training. In evaluation, P is
-            computed from it, by a decomposition in each call (a layer keeps P).
+            computed from it, by a decomposition in each call (a layer keeps P), and keeps all that is tied at the cut.
         weight: scale of each channel, ``(C,)``.
         bias: offset of each channel, ``(C,)``.
         training: use the moments of ``x`` (and update the running estimates, where given), or the running estimates.
@@ -135,7 +137,9 @@ def projection(running_covariance: Tensor, eps: float, rank: int | None, energy:
     """P of a running covariance, both ``(C, C)``: computed once for many batches, in double precision."""
     with full_precision(running_covariance.device):
         wide = running_covariance.to(torch.float32 if running_covariance.device.type == "mps" else torch.float64)
-        return _projection(wide, eps, rank, energy, None, "auto").to(running_covariance.dtype)
+        scale = _reciprocal_deviations(wide, eps)
+        choose = _leading(rank, energy, ties=TIED)
+        return projector(scale * wide * scale.mT, choose, gradient=ACROSS_THE_CUT).to(running_covariance.dtype)
 
 
 def evaluation_map(
@@ -181,10 +185,21 @@ def _projection(
     return (V * choose(L.detach()).unsqueeze(-2)) @ V.mH
 
 
-def _leading(rank: int | None, energy: float | None) -> Callable[[Tensor], Tensor]:
-    """Which of ascending eigenvalues ``(*, d)`` to keep. A mask, so that the host need not know how many they are."""
+def _leading(rank: int | None, energy: float | None, *, ties: float | None = None) -> Callable[[Tensor], Tensor]:
+    """Which of ascending eigenvalues ``(*, d)`` to keep. A mask, so that the host need not know how many they are.
+
+    With ``ties``, a share of the largest eigenvalue, also those that are so close to the last one: no basis of what is
+    tied is better than another. Uncorrelated channels, as before the first batch, are all kept.
+    """
 
     def choose(L: Tensor) -> Tensor:
+        kept = leading(L)
+        if ties is None:
+            return kept
+        last = torch.where(kept, L, torch.inf).amin(dim=-1, keepdim=True)
+        return kept | (last - ties * L.abs().amax(dim=-1, keepdim=True) <= L)
+
+    def leading(L: Tensor) -> Tensor:
         below = torch.arange(L.shape[-1] - 1, -1, -1, device=L.device)  # how many eigenvalues are larger
         if rank is not None:
             return (below < rank).expand(L.shape)

@@ -62,7 +62,7 @@ def pool_covariance(
         raise ValueError(f"x must be (N, C, *) with at least one channel and position, got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be real and floating point, got {x.dtype}")
-    check_settings(eps, errors)
+    check_settings(eps, errors, positive=True)
     check_function(function)
     channels = x.shape[1]
     with full_precision(x.device):
