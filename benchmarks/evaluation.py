@@ -1,4 +1,4 @@
-"""Whether layers evaluate as well as they train: test error with running statistics and with the batch's own, each epoch.
+"""Whether layers evaluate as well as they train: test error with running statistics and with the batch's, by epoch.
 
     python -m benchmarks.evaluation                      # everything: many hours on two cores
     python -m benchmarks.evaluation --reduced            # with fewer images of CIFAR-10: two hours or so

@@ -39,17 +39,18 @@ class PaperWhitening(nn.Module):
         eps: float = 1e-4,
         momentum: float = 0.1,
         *,
-        group_size: int,
+        group_size: int | None,
         gradient: eg.gradients.GradientRule | eg.Unrolled | None,
         solver: eg.solvers.Name | eg.solvers.Solver,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.eps, self.momentum, self.group_size = eps, momentum, group_size
+        d = num_features if group_size is None else group_size
+        self.eps, self.momentum, self.group_size = eps, momentum, d
         self.gradient, self.solver, self.process_group = gradient, solver, process_group
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
-        identity = torch.arange(num_features).unsqueeze(-1) % group_size == torch.arange(group_size)
+        identity = torch.arange(num_features).unsqueeze(-1) % d == torch.arange(d)
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_whitening", identity.float())
         self.register_buffer("num_batches_tracked", torch.tensor(0))

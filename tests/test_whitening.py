@@ -170,7 +170,10 @@ def test_compile(generator: torch.Generator) -> None:
         (lambda: eg.whiten(torch.zeros(4, 3), shrinkage="oas"), "shrinkage must be 'auto' or"),
         (lambda: eg.whiten(torch.zeros(4, 3), method="qr"), "method must be one of"),
         (lambda: eg.whiten(torch.zeros(4, 3), process_group="world"), "process_group must be a process group, 'all'"),
-        (lambda: eg.whiten(torch.zeros(3, 4, 4), torch.zeros(3), torch.zeros(3, 3)), r"running_mean must have shape \(4,"),
+        (
+            lambda: eg.whiten(torch.zeros(3, 4, 4), torch.zeros(3), torch.zeros(3, 3)),
+            r"running_mean must have shape \(4,",
+        ),
         (lambda: eg.nn.ZCAWhitening(3)(torch.zeros(3, 4, 4)), "add a batch dimension"),
         (lambda: eg.nn.ZCAWhitening(3, dim=0), "dim must not be 0"),
         (lambda: eg.whiten(torch.zeros(4, 3), training=False), "needs running_mean"),
@@ -254,7 +257,9 @@ def test_affine(generator: torch.Generator) -> None:
     for training in (True, False):
         layer.train(training)
         y = layer(x)
-        plain = eg.whiten(x, layer.running_mean, layer.running_covariance, training=training, momentum=0.0, group_size=4)
+        plain = eg.whiten(
+            x, layer.running_mean, layer.running_covariance, training=training, momentum=0.0, group_size=4
+        )
         torch.testing.assert_close(y, plain * per_channel[0] + per_channel[1])
         weight, bias = torch.autograd.grad(y, [layer.weight, layer.bias], G)
         torch.testing.assert_close(weight, (G * plain).sum(dim=(0, 2, 3)))

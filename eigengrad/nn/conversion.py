@@ -49,16 +49,16 @@ def convert(
     layer keeps all its components). An ``nn.SyncBatchNorm`` keeps its processes, by default ``"all"``.
 
     What is replaced are ``nn.BatchNorm1d``, ``2d``, ``3d``, ``nn.SyncBatchNorm``, and subclasses that leave ``forward``
-    to them. A class with a forward of its own, such as a normalisation with its activation, is left alone, and named in a
-    warning, unless a rule says what to do.
+    to them. A class with a forward of its own, such as a normalisation with its activation, is left alone, and named in
+    a warning, unless a rule says what to do.
 
     Args:
         model: changed in place, unless it is a batch normalisation layer itself.
         choose: called with each layer's qualified name and the layer; which ones to replace. All by default.
         layer: ``"zca"`` or ``"pca"``.
         group_size: of whitening, d; in a layer with fewer channels, all of them.
-        rules: for classes with a forward of their own: called with the old layer and the new one, and returns what takes
-            the old one's place, ``{NormAct: lambda old, new: nn.Sequential(new, old.act)}``.
+        rules: for classes with a forward of their own: called with the old layer and the new one, and returns what
+            takes the old one's place, ``{NormAct: lambda old, new: nn.Sequential(new, old.act)}``.
         options: further arguments of the layer, such as ``gradient``, ``eps`` or ``rank``.
 
     Returns:
@@ -83,7 +83,9 @@ def convert(
         raise ValueError("no batch normalisation layer was chosen; choose is called with each one's name and the layer")
 
     def replacement(name: str, old: _BatchNorm) -> nn.Module | None:
-        rule = next((rule for kind in type(old).__mro__ for given, rule in (rules or {}).items() if kind is given), None)
+        rule = next(
+            (rule for kind in type(old).__mro__ for given, rule in (rules or {}).items() if kind is given), None
+        )
         if rule is None and not _understood(old):
             return None
         sizes = {} if layer == "pca" else {"group_size": group_size}
@@ -100,8 +102,8 @@ def convert(
             replacements[old] = new
     if left:
         warnings.warn(
-            f"not converted: {', '.join(left)}. A class with a forward of its own, or a parametrised weight, is not batch "
-            "normalisation alone; pass rules={Class: lambda old, new: ...} to say what takes its place",
+            f"not converted: {', '.join(left)}. A class with a forward of its own, or a parametrised weight, is not "
+            "batch normalisation alone; pass rules={Class: lambda old, new: ...} to say what takes its place",
             stacklevel=2,
         )
     if model in replacements:

@@ -37,8 +37,8 @@ class PCADenoising(Normalization):
         gradient: ``None`` for the derivative of the projector, bounded at the cut; or a rule, to differentiate
             eigenvectors by it as the paper does.
         solver: as for :func:`eigengrad.eigh`.
-        process_group: processes that share their moments in training: a group, or ``"all"``, which unlike a group can be
-            copied and saved; their batches may differ in size. ``None`` for each process on its own.
+        process_group: processes that share their moments in training: a group, or ``"all"``, which unlike a group can
+            be copied and saved; their batches may differ in size. ``None`` for each process on its own.
         errors: ``"raise"`` or ``"skip"``, what becomes of a batch whose covariance is not finite or that has a single
             observation; see :func:`eigengrad.whiten`.
         bias: with ``affine``, learn the offset too.
@@ -109,8 +109,9 @@ class PCADenoising(Normalization):
     def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
         """What evaluation does to all channels."""
         assert self.running_mean is not None and self.running_covariance is not None
-        estimates = (self.running_mean, self.running_covariance, self.evaluation_matrix())
-        yield evaluation_map(*(estimate.to(dtype) for estimate in estimates), self.weight, self.bias, self.eps)
+        mean, covariance, P = self.running_mean, self.running_covariance, self.evaluation_matrix()
+        wide = mean.to(dtype), covariance.to(dtype), P.to(dtype)
+        yield evaluation_map(*wide, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         """As ``nn.BatchNorm2d``, with rank or energy; gradient and solver where they are not the default."""
@@ -122,8 +123,7 @@ class PCADenoising(Normalization):
         return text
 
     def _normalized(self, x: Tensor, **arguments: Any) -> Tensor:
-        options = {"rank": self.rank, "energy": self.energy, "gradient": self.gradient, "solver": self.solver}
-        return denoise(x, **arguments, **options)
+        return denoise(x, **arguments, rank=self.rank, energy=self.energy, gradient=self.gradient, solver=self.solver)
 
     def _settings(self) -> Settings:
         return self.eps, self.rank, self.energy

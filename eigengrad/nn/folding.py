@@ -32,8 +32,8 @@ def fold(layer: nn.Module, linear: nn.Module | None = None) -> nn.Module:
     Args:
         layer: whitening or denoising, with running estimates; or a whole network, in which ``torch.fx`` finds out what
             follows what. Parts of it that ``torch.fx`` cannot trace are looked at one by one.
-        linear: what comes directly before: a linear layer, a convolution or a transposed one, or a subclass, also with a
-            pruned or parametrised weight, which the copy has no more. Neither is changed.
+        linear: what comes directly before: a linear layer, a convolution or a transposed one, or a subclass, also with
+            a pruned or parametrised weight, which the copy has no more. Neither is changed.
 
     Returns:
         A copy of ``linear`` with other weights, and with a bias. Of a network, a copy in which ``nn.Identity`` stands
@@ -160,9 +160,10 @@ def _pairs_in(module: nn.Module, graph: fx.Graph, prefix: str) -> Iterator[tuple
     for node, layer in calls.items():
         before = node.args[0] if node.args else None
         linear = calls.get(before) if isinstance(before, fx.Node) else None
-        if isinstance(layer, Normalization) and isinstance(linear, LINEAR) and isinstance(before, fx.Node):
-            if len(before.users) == 1 and alone(layer) and alone(linear):
-                yield f"{prefix}{before.target}", f"{prefix}{node.target}"
+        if not isinstance(layer, Normalization) or not isinstance(linear, LINEAR) or not isinstance(before, fx.Node):
+            continue
+        if len(before.users) == 1 and alone(layer) and alone(linear):
+            yield f"{prefix}{before.target}", f"{prefix}{node.target}"
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -184,8 +185,8 @@ def _plain(linear: Any) -> Any:
             plain._parameters[name] = nn.Parameter(getattr(linear, name).detach().clone(), learned)
     if plain._forward_pre_hooks or "weight" not in plain._parameters:
         raise TypeError(
-            f"something computes the weight of this {type(linear).__name__} anew in each call (a forward pre-hook); make "
-            "it permanent first, such as by torch.nn.utils.remove_weight_norm or remove_spectral_norm"
+            f"something computes the weight of this {type(linear).__name__} anew in each call (a forward pre-hook); "
+            "make it permanent first, such as by torch.nn.utils.remove_weight_norm or remove_spectral_norm"
         )
     if type(plain) not in LINEAR:
         _check_subclass(plain)
@@ -194,7 +195,7 @@ def _plain(linear: Any) -> Any:
 
 def _check_subclass(linear: Any) -> None:
     """A forward of its own may pad, but its output must be linear in its weight, channel by channel, and its bias."""
-    if any(type(linear).forward is kind.forward for kind in LINEAR) and not hasattr(type(linear), "_own_weight"):
+    if any(type(linear).forward is kind.forward for kind in LINEAR):
         return
     with torch.no_grad():
         dims = linear.weight.dim() - 2
@@ -210,7 +211,8 @@ def _check_subclass(linear: Any) -> None:
             changed.bias.mul_(scale)
         difference = changed(x) - expected * scale[None, :][channel]
         if not difference.abs().max() <= 1e-3 * expected.abs().max():
-            raise TypeError(f"the forward of {type(linear).__name__} does something else with its weight than to apply it")
+            name = type(linear).__name__
+            raise TypeError(f"the forward of {name} does something else with its weight than to apply it")
 
 
 def _dilation(linear: Any, i: int) -> int:

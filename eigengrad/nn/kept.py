@@ -1,10 +1,10 @@
 """What evaluation derives from a running covariance by a decomposition, kept beside it until it changes.
 
 Whoever changes the estimates, a training step, ``load_state_dict``, an average of networks, ``.to``, an edit in place,
-need not tell: on a CPU, values are compared, which costs microseconds and sees everything. Elsewhere that would stop the
-host, and what is compared is the tensor and its version counter, which every operator that writes in place moves (not
-so ``tensor.data.mul_(2)``; ``layer.eval()`` looks again). A graph that a compiler makes asks the operators below each
-time it runs. An exported program holds the matrix as a constant.
+need not tell: on a CPU, values are compared, which costs microseconds and sees everything. Elsewhere that would stop
+the host, and what is compared is the tensor and its version counter, which every operator that writes in place moves
+(not so ``tensor.data.mul_(2)``). A graph that a compiler makes asks the operators below each time it runs. An exported
+program holds the matrix as a constant, as it was at the last ``layer.eval()`` or evaluation before.
 """
 
 from collections.abc import Callable
@@ -57,8 +57,9 @@ class Kept:
         """Derive the matrix, unless it is up to date. Not in the graph of a tracer, nor as an inference tensor."""
         if is_symbolic(estimate):
             return
-        state = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+        jit: Any = torch._C
+        state = jit._get_tracing_state()
+        jit._set_tracing_state(None)
         try:
             with torch.inference_mode(False), torch.no_grad():
                 if not self.up_to_date(estimate, settings):
@@ -66,7 +67,7 @@ class Kept:
                     self.matrix, self.settings = derive(self.estimate), settings
                     self._source, self._version = estimate, _version(estimate)
         finally:
-            torch._C._set_tracing_state(state)  # type: ignore[arg-type]
+            jit._set_tracing_state(state)
 
 
 def is_symbolic(tensor: Tensor) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings, evaluate
 from eigengrad.nn.functional.distributed import Processes, check_processes, resolved
 from eigengrad.nn.functional.moments import working_dtype
 from eigengrad.nn.kept import Kept, Settings, is_recorded, is_symbolic
+from eigengrad.nn.leaf import as_leaf, is_proxy
 
 __all__ = ["Normalization"]
 
@@ -104,8 +105,8 @@ class Normalization(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (N, C)`` or ``(N, C, *)``, or with its channels where ``dim`` says."""
-        if isinstance(x, fx.Proxy):  # fx.symbolic_trace, whose graph calls the layer
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})  # type: ignore[attr-defined]
+        if is_proxy(x):
+            return as_leaf(self, x)
         if x.dim() < 2 or not -x.dim() < self.dim < x.dim() or x.shape[self.dim] != self.num_features:
             raise ValueError(self._expected(x))
         y = x if self.dim == 1 else x.movedim(self.dim, 1)

@@ -75,7 +75,9 @@ def update_statistics(
         for layer in layers:
             layer.train(layer.training)
     if batches == 0:
-        raise ValueError("loader has no batch, and the running statistics have been reset; pass a list, or a new iterator")
+        raise ValueError(
+            "loader has no batch, and the running statistics have been reset; pass a list, or a new iterator"
+        )
 
 
 def _is_tracking(layer: Normalization | _BatchNorm) -> bool:

@@ -43,8 +43,8 @@ class ZCAWhitening(Normalization):
         gradient: ``None`` for the exact derivative, the safe choice; or a rule, to differentiate eigenvectors by it as
             the paper does.
         solver: as for :func:`eigengrad.eigh`.
-        process_group: processes that share their moments in training: a group, or ``"all"``, which unlike a group can be
-            copied and saved; their batches may differ in size. ``None`` for each process on its own.
+        process_group: processes that share their moments in training: a group, or ``"all"``, which unlike a group can
+            be copied and saved; their batches may differ in size. ``None`` for each process on its own.
         errors: ``"raise"`` or ``"skip"``, what becomes of a group whose covariance is not finite and of a batch with a
             single observation; see :func:`eigengrad.whiten`.
         bias: with ``affine``, learn the offset too.

@@ -187,7 +187,9 @@ def check_tensors(training: bool, **expected: tuple[Tensor | None, tuple[int, ..
 def check_settings(eps: float, errors: str, *, positive: bool = False) -> None:
     """What is known before there is any input."""
     if not (eps > 0 if positive else eps >= 0):
-        raise ValueError(f"eps must {'be positive' if positive else 'not be negative'}, got {eps}: it is added to variances")
+        raise ValueError(
+            f"eps must {'be positive' if positive else 'not be negative'}, got {eps}: it is added to variances"
+        )
     if errors not in ("raise", "skip"):
         raise ValueError(f"errors must be 'raise' or 'skip', got {errors!r}")
 

@@ -62,4 +62,6 @@ def check_shrinkage(shrinkage: float | str) -> None:
 def check_relative_eps(relative_eps: float) -> None:
     """Whether it is a share."""
     if not 0 <= relative_eps <= 1 or math.isnan(relative_eps):
-        raise ValueError(f"relative_eps must lie between 0 and 1, got {relative_eps}: it is a share of the mean variance")
+        raise ValueError(
+            f"relative_eps must lie between 0 and 1, got {relative_eps}: it is a share of the mean variance"
+        )

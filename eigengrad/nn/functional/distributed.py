@@ -11,7 +11,7 @@ from eigengrad.autograd import Function
 __all__ = ["Processes", "check_processes", "joined", "resolved"]
 
 Processes = ProcessGroup | Literal["all"] | None
-"""Those that share their moments: a group; ``"all"``, which unlike a group can be copied and saved; or each its own."""
+"""Who shares moments: a group; ``"all"``, which can be copied and saved as a group cannot; or ``None``, nobody."""
 
 
 def resolved(processes: Processes) -> ProcessGroup | None:

@@ -93,7 +93,8 @@ def whiten(
         method: ``"zca"``, or ``"cholesky"`` for the inverse of the Cholesky factor of A in place of its root, which
             whitens one channel after the other; ``gradient`` and ``solver`` have no part in it.
         num_batches_tracked: number of batches in the running estimates, ``()``. Updated in place when training.
-        group_size: d. By default all channels, or 64 if there are more. The last group is smaller where d does not divide C.
+        group_size: d. By default all channels, or 64 if there are more. The last group is smaller where d does not
+            divide C.
         gradient: ``None`` for the exact derivative of ``A^(-1/2)`` (:func:`eigengrad.inv_sqrtm`), the safe
             choice. With a rule, W is built from eigenvectors that are differentiated by it, as in the paper.
         solver: as for :func:`eigengrad.eigh`.
@@ -193,8 +194,8 @@ def inverse_root(
 ) -> Tensor:
     """``A^(-1/2)``.
 
-    The spectrum begins at eps at least, and an eigenvalue that rounding has pushed below, by no more than ``d`` units of
-    the largest one's last place, is lifted to it. One that is further off is wrong, and shows as NaN where it is
+    The spectrum begins at eps at least, and an eigenvalue that rounding has pushed below, by no more than ``d`` units
+    of the largest one's last place, is lifted to it. One that is further off is wrong, and shows as NaN where it is
     negative.
     """
     floor = max(eps, torch.finfo(A.dtype).tiny)
