@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.matrix_functions.lyapunov import Lyapunov
 
 __all__ = ["Polar", "Procrustes", "polar", "procrustes"]
@@ -173,8 +173,7 @@ class _NearestUnitary(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         R, W, V = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], R, W, V)
-        ctx.save_for_forward(inputs[0], R, W, V)
+        save(ctx, inputs[0], R, W, V)
 
     @staticmethod
     def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
@@ -190,7 +189,7 @@ class _NearestUnitary(Function):
         return gA, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ dA

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of
-from eigengrad.gradients import Exact, GradientRule, PowerIteration, check_rule, few_terms
-from eigengrad.gradients.series import pairs
+from eigengrad.gradients import Exact, GradientRule, Lorentzian, check_rule, in_kernel
+from eigengrad.gradients.gaps import pairs
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -41,7 +41,7 @@ def projector(
     A: Tensor,
     k: int | slice | Choice,
     *,
-    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
@@ -54,8 +54,7 @@ def projector(
         k: how many of the largest eigenvalues to keep, from 0 to n; or a slice of the ascending spectrum, such as
             ``slice(0, 2)`` for the two smallest; or a function from the ascending eigenvalues ``(*, n)`` to booleans,
             such as ``lambda L: L > 0``.
-        gradient: a rule. With :class:`eigengrad.Exact` every derivative is exact, and unbounded as the gap at the cut
-            closes.
+        gradient: a rule for the gaps at the cut. The default is exact to rounding, and bounded as such a gap closes.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
@@ -122,8 +121,7 @@ class _Projector(Function):
         A, _, ctx.rule, _ = inputs
         P, *constants = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, P, *constants)
-        ctx.save_for_forward(A, P, *constants)
+        save(ctx, A, P, *constants)
 
     @staticmethod
     def backward(ctx: Any, gP: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
@@ -140,17 +138,16 @@ class _Tangent(Function):
 
     @staticmethod
     def forward(A: Tensor, P: Tensor, kept: Tensor, L: Tensor, V: Tensor, dA: Tensor, rule: GradientRule) -> Tensor:
-        terms = (0, 0) if type(rule) is Exact else few_terms(rule)
-        if terms is not None:
-            return operators.pull_back(V, dA, L, kept, KINDS["projector"], 0.0, *terms)
+        by_rule = (0.0, 0, 0) if type(rule) is Exact else in_kernel(rule, L.dtype)
+        if by_rule is not None:
+            return operators.pull_back(V, dA, L, kept, KINDS["projector"], *by_rule)
         W = _weights(L, kept, rule)
         return conjugate(V, W + W.mT, dA)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.rule = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -180,8 +177,7 @@ class _Sylvester(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, P, B, W, V = inputs
-        ctx.save_for_backward(A, P, B, output, W, V)
-        ctx.save_for_forward(A, P, B, output, W, V)
+        save(ctx, A, P, B, output, W, V)
 
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:

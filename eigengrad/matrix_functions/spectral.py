@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
@@ -207,8 +207,7 @@ class _Value(Function):
         A, ctx.f, _ = inputs
         _, L, V = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, L, V)
-        ctx.save_for_forward(A, L, V)
+        save(ctx, A, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
@@ -218,7 +217,7 @@ class _Value(Function):
         return _derivative(A, g, ctx.f, L, V), None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         A, L, V = ctx.saved_tensors
         return _derivative(A, dA, ctx.f, L, V), *constant(L, V)
 
@@ -235,8 +234,7 @@ class _Derivative(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         A, E, ctx.f, L, V = inputs
-        ctx.save_for_backward(A, E, L, V)
-        ctx.save_for_forward(A, E, L, V)
+        save(ctx, A, E, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
