@@ -1,4 +1,4 @@
-"""The site: Sphinx, MyST, furo and sphinx-gallery. ``make docs`` builds it; nothing of it needs a network to be read."""
+"""The site: Sphinx, MyST, furo, sphinx-gallery. ``make docs`` builds it; reading it needs no network."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import eigengrad
-from sitekit import api, measured
+from sitekit import api, measured  # noqa: E402 (needs the path)
+
+import eigengrad  # noqa: E402
 
 project = "eigengrad"
 author = "The eigengrad developers"

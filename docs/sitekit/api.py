@@ -13,7 +13,9 @@ import eigengrad
 
 __all__ = ["CONCEPTS", "GALLERY_ORDER", "by_concept", "public_names", "write"]
 
-GALLERY_ORDER = [f"../examples/{folder}" for folder in ("basics", "networks", "vision", "geometry", "statistics", "physics")]
+GALLERY_ORDER = [
+    f"../examples/{folder}" for folder in ("basics", "networks", "vision", "geometry", "statistics", "physics")
+]
 """Of the gallery's sections."""
 
 
@@ -68,7 +70,7 @@ CONCEPTS = (
         "solvers",
         "Solvers and the kernel",
         ("solvers", "native"),
-        "A solver is a forward algorithm; any goes with any rule. `\"auto\"` is right, unless you reproduce a paper.",
+        'A solver is a forward algorithm; any goes with any rule. `"auto"` is right, unless you reproduce a paper.',
     ),
     Concept(
         "diagnosis",
@@ -114,7 +116,9 @@ def by_concept() -> dict[Concept, list[str]]:
                 found[concept].append(name)
                 break
         else:
-            raise ValueError(f"{name} is defined in {value.__module__}: name that module in docs/sitekit/api.py, CONCEPTS")
+            raise ValueError(
+                f"{name} is defined in {value.__module__}: name that module in docs/sitekit/api.py, CONCEPTS"
+            )
     return {concept: names for concept, names in found.items() if names}
 
 

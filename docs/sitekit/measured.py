@@ -88,7 +88,12 @@ def speed(results: Path) -> str:
             content = json.loads(path.read_text())
             table = list(_ratios(content.get("measured", {})))
             if table:
-                lines += ["", f"## {title}", "", f"From [results/{name}.json](../../results/{name}.json), measured with "]
+                lines += [
+                    "",
+                    f"## {title}",
+                    "",
+                    f"From [results/{name}.json](../../results/{name}.json), measured with ",
+                ]
                 lines[-1] += f"{_provenance(content['provenance'])}."
                 lines += ["", "| case | rival | ratio | quartiles |", "|---|---|---|---|", *table]
     if (results / "native.png").exists():

@@ -22,7 +22,7 @@ def rewrite(app: Sphinx, page: str, source: list[str]) -> None:
             return link[0]
         if not link["path"].startswith("results/"):
             return link["text"]
-        return f"<a href=\"{'../' * depth}{link['path']}\">{link['text'].replace('`', '')}</a>"
+        return f'<a href="{"../" * depth}{link["path"]}">{link["text"].replace("`", "")}</a>'
 
     source[0] = OUTSIDE.sub(replaced, source[0])
 
