@@ -39,7 +39,7 @@ CONCEPTS = (
         "eigenvectors",
         "Eigenvectors and singular vectors",
         ("eigh", "svd", "eigsh"),
-        "Decompositions whose vectors are differentiated by a rule of your choice. Values have exact derivatives anyway.",
+        "Decompositions whose vectors are differentiated by a rule of your choice; values are exact anyway.",
     ),
     Concept(
         "rules",
@@ -64,7 +64,7 @@ CONCEPTS = (
         "layers",
         "Layers",
         ("nn",),
-        "Modules with the contract of `nn.BatchNorm2d`, the functions behind them, and the way into a network and out of it.",
+        "Modules with the contract of `nn.BatchNorm2d`, the functions behind them, the way into a network and out.",
     ),
     Concept(
         "solvers",

@@ -59,14 +59,14 @@ def speed(results: Path) -> str:
     lines = [
         "# Speed",
         "",
-        "Ratios of times, ours to the rival's, taken side by side in one process: below 1, ours is faster. Absolute times "
-        "are one machine's alone and stand in the files.",
+        "Ratios of times, ours to the rival's, taken side by side in one process: below 1, ours is faster. Absolute "
+        "times are one machine's alone and stand in the files.",
         "",
         f"Measured with {_provenance(calls['provenance'])}.",
         "",
         "## What is claimed of calls",
         "",
-        "From [results/calls.json](../../results/calls.json); all cells are in [results/calls.md](../../results/calls.md). "
+        "From [results/calls.json](../../results/calls.json); all cells: [results/calls.md](../../results/calls.md). "
         "A claim that fails somewhere says so.",
         "",
         "| verdict | claim |",

@@ -1,7 +1,7 @@
 """Links from a page to a file of the repository that is no page: the site carries a copy of ``results/``.
 
-In the repository a page says ``../results/x.csv``, which works there; on the site it becomes a link to that copy. A link
-to any other file outside ``docs/`` keeps its text alone.
+In the repository a page says ``../results/x.csv``, which works there; on the site it becomes a link to that copy. A
+link to any other file outside ``docs/`` keeps its text alone.
 """
 
 import re
