@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 from eigengrad import solvers
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
-from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import (
     AffineMap,
     RunningEstimates,
@@ -152,7 +152,7 @@ def _inverse_root(
     """
     A = covariance + eps * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     if gradient is None:
-        return inv_sqrtm(A, floor=eps, solver=solver)
+        return root_of_bounded(A, eps, inverse=True, solver=solver)
     L, V = eigh(A, gradient=gradient, solver=solver)
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(eps - rounding < L, L.clamp(min=eps), L)
