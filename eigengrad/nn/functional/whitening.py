@@ -16,7 +16,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
-from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import (
     RELATIVE_EPS,
     SHRINKAGE,
@@ -200,7 +200,7 @@ def inverse_root(
     """
     floor = max(eps, torch.finfo(A.dtype).tiny)
     if gradient is None:
-        return inv_sqrtm(A, floor=floor, solver=solver)
+        return root_of_bounded(A, floor, inverse=True, solver=solver)
     L, V = eigh(A, gradient=gradient, solver=solver)
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(floor - rounding < L, L.clamp(min=floor), L)
