@@ -169,7 +169,7 @@ def whitening_matrix(running_covariance: Tensor, eps: float, relative_eps: float
         wide = running_covariance.to(torch.float32 if running_covariance.device.type == "mps" else torch.float64)
         for block, size in blocks(*running_covariance.shape):
             A = floored(wide[block, :size].reshape(-1, size, size), eps, relative_eps)
-            W = _inverse_factor(A) if method == "cholesky" else inv_sqrtm(A, floor=max(eps, torch.finfo(A.dtype).tiny))
+            W = _inverse_factor(A) if method == "cholesky" else inverse_root(A, eps, None, "auto")
             rows.append(torch.nn.functional.pad(W.reshape(-1, size), (0, running_covariance.shape[1] - size)))
         return torch.cat(rows).to(running_covariance.dtype)
 
