@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo demo-results evidence test lint benchmarks
+.PHONY: demo demo-results evidence test lint docs benchmarks rehearsal compatibility
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,18 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
+# The site, from a fresh clone, with every example run: docs/_build/index.html.
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+
+# A release without the upload: builds, checks, and installs from an index on this machine.
+rehearsal: $(VENV)/.release
+	release/rehearsal.sh
+
+# By hand: the short tests on other versions of torch, some of which come with gigabytes of CUDA.
+compatibility:
+	$(PYTHON) release/compatibility.py
+
 # Performance claims, ours and the rival's in the same run; writes results/*.json.
 benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python -m benchmarks.eigh
@@ -51,4 +63,12 @@ $(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard na
 
 $(VENV)/.test: $(VENV)/.lab
 	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.lab
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.lab
+	$(INSTALL) --editable '.[release]'
 	@touch $@

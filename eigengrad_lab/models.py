@@ -15,6 +15,7 @@ from torch.distributed import ProcessGroup
 
 import eigengrad as eg
 from eigengrad_lab.config import CHANNELS, RunConfig, UsageError, is_reference
+from eigengrad_lab.paper_whitening import PaperWhitening
 from eigengrad_lab.parts import load
 
 __all__ = ["ResNet", "build", "extra_layer"]
@@ -84,7 +85,7 @@ def extra_layer(
         return layer
     solver, gradient = pair(config, generator)
     if config.layer == "zca":
-        return eg.nn.ZCAWhitening(
+        return PaperWhitening(
             channels,
             eps=config.eps,
             group_size=config.group_size,

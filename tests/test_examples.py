@@ -32,6 +32,12 @@ def test_whitening_in_and_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(folded.split()[-1]) < 1e-5
 
 
+def test_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run("neighbours.py", capsys)
+    assert len(lines) == 3
+    assert all(" with eigengrad norm " in line or line.endswith("not installed") for line in lines)
+
+
 def test_own_method(capsys: pytest.CaptureFixture[str]) -> None:
     half, paper = run("own_method.py", capsys)
     assert all(float(line.split()[-2].removesuffix("%")) > 60 for line in (half, paper))
