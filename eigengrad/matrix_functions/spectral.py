@@ -1,7 +1,7 @@
 """The exponential, the logarithm, powers, and functions of a caller's own, of Hermitian matrices.
 
-Their derivatives, first and second, are those of :mod:`eigengrad.matrix_functions.daleckii_krein`; what becomes of small
-eigenvalues is said in :mod:`eigengrad.matrix_functions.rank`.
+Their derivatives, first and second, are those of :mod:`eigengrad.matrix_functions.daleckii_krein`; what becomes of
+small eigenvalues is said in :mod:`eigengrad.matrix_functions.rank`.
 """
 
 from collections.abc import Callable, Sequence
@@ -147,7 +147,8 @@ def powm(
     deficiency = Deficiency(floor, rtol, below)
     if isinstance(exponent, Tensor):
         return _apply(A, PowerOfParameter(), deficiency, solver, exponent=exponent)
-    if isinstance(exponent, bool) or not isinstance(exponent, Real):
+    number: Any = exponent
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"exponent must be a real number or tensor, got {exponent!r} of type {type(exponent).__name__}")
     p = float(exponent)
     if not -torch.inf < p < torch.inf:

@@ -58,8 +58,9 @@ def sqrtm(
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``A^(1/2)``, Hermitian positive semidefinite. Negative eigenvalues are taken for zero. At a zero eigenvalue, where
-        the root has no derivative, the gradient is infinite and NaN; the cure is a threshold, such as ``rtol=1e-6``.
+        ``A^(1/2)``, Hermitian positive semidefinite. Negative eigenvalues are taken for zero. At a zero eigenvalue,
+        where the root has no derivative, the gradient is infinite and NaN; the cure is a threshold, such as
+        ``rtol=1e-6``.
 
     Shape:
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
@@ -132,8 +133,9 @@ def root_of_bounded(
 ) -> Tensor:
     """The root of matrices whose eigenvalues are known to be at least ``bound``.
 
-    Such as a covariance plus ``bound * I``. Those that were computed to be less are so by rounding, and both the root and
-    its derivative take them to be ``bound``: not a function of A with a threshold, but that of the A that was meant.
+    Such as a covariance plus ``bound * I``. Those that were computed to be less are so by rounding, and both the root
+    and its derivative take them to be ``bound``: not a function of A with a threshold, but that of the A that was
+    meant.
     """
     S, _, _ = _Root.call(A, inverse, bound, solvers.resolve(solver))
     return S
