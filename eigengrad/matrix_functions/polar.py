@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import check_matrices, check_square
+from eigengrad.arguments import Errors, check_errors, check_matrices, check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public
 from eigengrad.matrix_functions.lyapunov import Lyapunov
+from eigengrad.svd import decompose
 
 __all__ = ["Polar", "Procrustes", "nearest_rotation", "polar", "procrustes"]
 
@@ -37,7 +38,7 @@ class Procrustes(NamedTuple):
 
 
 @public
-def polar(A: Tensor, *, side: str = "right") -> Polar:
+def polar(A: Tensor, *, side: str = "right", errors: Errors = "raise") -> Polar:
     r"""The polar decomposition ``A = U H``: a unitary factor, nearest to A of all, and a positive semidefinite one.
 
     The derivative of U divides by :math:`s_i + s_j`: exact where singular values meet, to every order. Two singular
@@ -46,6 +47,7 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
         side: ``"right"`` for ``A = U H``, ``"left"`` for ``A = H U``. U is the same.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
         A named tuple ``(unitary, hermitian)``. Where A is not square, U has orthonormal columns or rows. Where its rank
@@ -72,12 +74,12 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
     check_matrices(A)
-    U = _nearest_unitary(A.mH).mH if A.shape[-2] < A.shape[-1] else _nearest_unitary(A)
+    U = _nearest_unitary(A.mH, errors).mH if A.shape[-2] < A.shape[-1] else _nearest_unitary(A, errors)
     return Polar(U, hermitian_part(U.mH @ A if side == "right" else A @ U.mH))
 
 
 @public
-def nearest_rotation(A: Tensor) -> Tensor:
+def nearest_rotation(A: Tensor, *, errors: Errors = "raise") -> Tensor:
     r"""The rotation nearest to a real square matrix: the special orthogonal Procrustes problem.
 
     The orthogonal factor of :func:`polar`, with the smallest singular value negated where that would be a reflection.
@@ -86,6 +88,7 @@ def nearest_rotation(A: Tensor) -> Tensor:
 
     Args:
         A: matrices, of float32 or float64.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
         ``argmin_R |R - A|`` over orthogonal R of determinant 1.
@@ -109,12 +112,18 @@ def nearest_rotation(A: Tensor) -> Tensor:
     check_square(A)
     if A.is_complex():
         raise TypeError(f"A must be of float32 or float64, got {A.dtype}; for the nearest unitary matrix use polar")
-    return _nearest_unitary(A, proper=True)
+    return _nearest_unitary(A, errors, proper=True)
 
 
 @public
 def procrustes(
-    X: Tensor, Y: Tensor, *, weights: Tensor | None = None, scaling: bool = False, reflection: bool = False
+    X: Tensor,
+    Y: Tensor,
+    *,
+    weights: Tensor | None = None,
+    scaling: bool = False,
+    reflection: bool = False,
+    errors: Errors = "raise",
 ) -> Procrustes:
     r"""The rigid motion that takes points X nearest to points Y: Kabsch's problem, differentiable.
 
@@ -132,6 +141,7 @@ def procrustes(
             the gradient through it 0.
         scaling: fit the scale c, too (Umeyama's problem). Otherwise it is 1, as it is for points X in one place.
         reflection: allow R to be a reflection (the orthogonal Procrustes problem).
+        errors: ``"raise"``, or ``"nan"``: a fit of points with NaN or infinity gives NaN, its neighbours what they are.
 
     Returns:
         A named tuple ``(rotation, translation, scale)``.
@@ -177,7 +187,7 @@ def procrustes(
     x, x_mean, x_size = _centred(X, w)
     y, y_mean, y_size = _centred(Y, w)
     correlation = y.mT @ (w * x)
-    R = _nearest_unitary(correlation, proper=not reflection)
+    R = _nearest_unitary(correlation, errors, proper=not reflection)
     scale = X.new_ones(batch)
     if scaling:
         spread = (w * x * x).sum((-2, -1))
@@ -207,9 +217,10 @@ def _or_one(x: Tensor) -> Tensor:
     return torch.where(x == 0, 1.0, x)
 
 
-def _nearest_unitary(A: Tensor, *, proper: bool = False) -> Tensor:
+def _nearest_unitary(A: Tensor, errors: Errors, *, proper: bool = False) -> Tensor:
     """The unitary factor of ``A (*, m, n)``, m >= n; with ``proper``, the nearest rotation to a real square A."""
-    R, _, _ = _NearestUnitary.call(A, proper)
+    check_errors(errors)
+    R, _, _ = _NearestUnitary.call(A, proper, errors)
     return R
 
 
@@ -222,8 +233,8 @@ class _NearestUnitary(Function):
     """``A -> R``; also, as constants, weights W and eigenvectors V of ``H = R^H A`` for its Lyapunov equation."""
 
     @staticmethod
-    def forward(A: Tensor, proper: bool) -> tuple[Tensor, Tensor, Tensor]:
-        U, s, Vh = torch.linalg.svd(A, full_matrices=False)
+    def forward(A: Tensor, proper: bool, errors: Errors) -> tuple[Tensor, Tensor, Tensor]:
+        U, s, Vh = decompose(A, errors)
         threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
         if proper:
             last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
@@ -241,9 +252,9 @@ class _NearestUnitary(Function):
         ctx.save_for_forward(inputs[0], R, W, V)
 
     @staticmethod
-    def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
         if gR is None:
-            return None, None
+            return None, None, None
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ gR
@@ -251,7 +262,7 @@ class _NearestUnitary(Function):
         gA = R @ (omega - omega.mH)
         if A.shape[-2] > A.shape[-1]:
             gA = gA + (gR - R @ inside) @ _inverse(H, W, V)
-        return gA, None
+        return gA, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,19 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import check_matrices
+from eigengrad.arguments import Errors, check_errors, check_matrices
 from eigengrad.autograd import Function, constant, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import Last, second_derivative
 from eigengrad.matrix_functions.divided_differences import Custom, ScalarFunction
 from eigengrad.matrix_functions.odd_functions import Identity, Reciprocal, SoftThreshold
+from eigengrad.svd import decompose
 
 __all__ = ["low_rank", "pinv", "singular_value_function", "soft_threshold"]
 
 
 @public
 def singular_value_function(
-    A: Tensor, f: Callable[[Tensor], Tensor], divided_difference: Callable[[Tensor, Tensor], Tensor]
+    A: Tensor,
+    f: Callable[[Tensor], Tensor],
+    divided_difference: Callable[[Tensor, Tensor], Tensor],
+    *,
+    errors: Errors = "raise",
 ) -> Tensor:
     """``U f(S) V^H`` for an odd function f, with its exact derivative at ties and at zero.
 
@@ -38,6 +43,7 @@ def singular_value_function(
         divided_difference: ``f[x, y] = (f(x) - f(y))/(x - y)`` of two real tensors that broadcast, of either sign, in a
             form that does not cancel and gives ``f'`` where they are equal. For second derivatives, write it in torch
             operations with a finite derivative where ``x == y``.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
         The function of A.
@@ -68,11 +74,11 @@ def singular_value_function(
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
     if f(A.real[..., :0].detach()).requires_grad:
         raise ValueError("f depends on a tensor that wants a gradient and would get none; detach it")
-    return _apply(A, Custom(f, divided_difference))
+    return _apply(A, Custom(f, divided_difference), errors)
 
 
 @public
-def low_rank(A: Tensor, k: int) -> Tensor:
+def low_rank(A: Tensor, k: int, *, errors: Errors = "raise") -> Tensor:
     """The nearest matrices of rank k: the k largest singular values, and 0 for the others.
 
     Only the gap between the values kept and dropped matters to the derivative, which is unbounded as it closes.
@@ -80,6 +86,7 @@ def low_rank(A: Tensor, k: int) -> Tensor:
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
         k: the rank, from 0 to ``min(m, n)``. Values tied with the largest of those to be dropped are dropped, too.
+        errors: as for :func:`singular_value_function`.
 
     Returns:
         The matrices of Eckart, Young and Mirsky.
@@ -99,17 +106,18 @@ def low_rank(A: Tensor, k: int) -> Tensor:
     most = min(A.shape[-2:])
     if not 0 <= k <= most:
         raise ValueError(f"k must lie between 0 and min(m, n) = {most}, got {k}")
-    return A.clone() if k == most else _apply(A, Identity(), keep=k)
+    return A.clone() if k == most else _apply(A, Identity(), errors, keep=k)
 
 
 @public
-def pinv(A: Tensor, *, rtol: float | None = None) -> Tensor:
+def pinv(A: Tensor, *, rtol: float | None = None, errors: Errors = "raise") -> Tensor:
     """The pseudo-inverse of Moore and Penrose, with derivatives of the rank that is found.
 
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
         rtol: singular values up to this share of the largest are taken to be 0; by default ``max(m, n)`` units of
             rounding, as in torch.
+        errors: as for :func:`singular_value_function`.
 
     Returns:
         The pseudo-inverse.
@@ -131,17 +139,18 @@ def pinv(A: Tensor, *, rtol: float | None = None) -> Tensor:
         raise TypeError(f"rtol must be a number, got {rtol!r} of type {type(rtol).__name__}")
     if not rtol >= 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
-    return _apply(A, Reciprocal(), share=rtol).mH
+    return _apply(A, Reciprocal(), errors, share=rtol).mH
 
 
 @public
-def soft_threshold(A: Tensor, t: float | Tensor) -> Tensor:
+def soft_threshold(A: Tensor, t: float | Tensor, *, errors: Errors = "raise") -> Tensor:
     """Singular values less t, and 0 for those below: the proximal map of t times the nuclear norm.
 
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
         t: the threshold, a number that is not negative, or a tensor of such that broadcasts to the batch ``(*)`` and is
             differentiated where it is positive.
+        errors: as for :func:`singular_value_function`.
 
     Returns:
         ``argmin_X t |X|_* + |X - A|^2 / 2``.
@@ -171,14 +180,17 @@ def soft_threshold(A: Tensor, t: float | Tensor) -> Tensor:
     except RuntimeError:
         raise ValueError(f"t must broadcast to the batch {tuple(A.shape[:-2])}, got {tuple(t.shape)}") from None
     unit = torch.where(t > 0, t, 1.0)  # f(x; t) = t f(x/t; 1)
-    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold()), A)
+    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold(), errors), A)
 
 
-def _apply(A: Tensor, f: ScalarFunction, *, keep: int | None = None, share: float | None = None) -> Tensor:
+def _apply(
+    A: Tensor, f: ScalarFunction, errors: Errors, *, keep: int | None = None, share: float | None = None
+) -> Tensor:
     """``f(A)``; with ``keep``, or ``share``, f has a threshold as its parameter: a singular value, or one's share."""
     if A.shape[-2] < A.shape[-1]:
-        return _apply(A.mH, f, keep=keep, share=share).mH
-    F: Tensor = _Value.call(A, f, keep, share)[0]
+        return _apply(A.mH, f, errors, keep=keep, share=share).mH
+    check_errors(errors)
+    F: Tensor = _Value.call(A, f, keep, share, errors)[0]
     return F
 
 
@@ -186,25 +198,29 @@ class _Value(Function):
     """``A -> F``, and as constants U, S, V and the threshold ``(*, 1)``, for A with at least as many rows."""
 
     @staticmethod
-    def forward(A: Tensor, f: ScalarFunction, keep: int | None, share: float | None) -> tuple[Tensor, ...]:
-        U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    def forward(
+        A: Tensor, f: ScalarFunction, keep: int | None, share: float | None, errors: Errors
+    ) -> tuple[Tensor, ...]:
+        U, S, Vh = decompose(A, errors)
         threshold = S.new_zeros(*S.shape[:-1], 1)
-        if S.shape[-1] and (keep is not None or share is not None):
-            threshold = S[..., keep : keep + 1].clone() if keep is not None else share * S[..., :1]
+        if S.shape[-1] and keep is not None:
+            threshold = S[..., keep : keep + 1].clone()
+        elif S.shape[-1] and share is not None:
+            threshold = share * S[..., :1]
         V = Vh.mH.clone(memory_format=torch.contiguous_format)
         return (U * f(S, *_given(f, threshold)).unsqueeze(-2)) @ Vh, U, S, V, threshold
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        A, ctx.f, _, _ = inputs
+        A, ctx.f, *_ = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(A, *output[1:])
         ctx.save_for_forward(A, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         A, *basis = ctx.saved_tensors
-        return None if g is None else _Derivative.call(A, g, ctx.f, *basis), None, None, None
+        return None if g is None else _Derivative.call(A, g, ctx.f, *basis), None, None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: Any) -> tuple[Tensor, ...]:

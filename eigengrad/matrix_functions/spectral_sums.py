@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import Errors, check_square
 from eigengrad.autograd import Function, hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
@@ -24,14 +24,20 @@ __all__ = ["spectral_sum"]
 
 
 @public
-def spectral_sum(A: Tensor, f: Callable[[Tensor], Tensor], *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def spectral_sum(
+    A: Tensor,
+    f: Callable[[Tensor], Tensor],
+    *,
+    solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
+) -> Tensor:
     """``sum f(l_i)`` over the eigenvalues of Hermitian matrices, with right gradients and Hessians at ties.
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
         f: elementwise function of a real tensor, in torch operations, with real values; for the gradient it is
             differentiated once by autograd, for the Hessian twice.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
         The sums.
@@ -66,7 +72,7 @@ def spectral_sum(A: Tensor, f: Callable[[Tensor], Tensor], *, solver: solvers.Na
         raise ValueError(
             "f depends on a tensor that wants a gradient and would get none; use eigengrad.eigh, or detach it"
         )
-    total: Tensor = _Sum.call(A, f, *spectrum_of(A, solvers.resolve(solver)))
+    total: Tensor = _Sum.call(A, f, *spectrum_of(A, solvers.resolve(solver, errors)))
     return total
 
 
