@@ -9,11 +9,11 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public"]
+__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public", "save"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,6 +42,8 @@ class Function(torch.autograd.Function):
 
             with_jvp = {"jvp": staticmethod(jvp)}
             cls._twin = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(with_jvp))
+            # Otherwise torch looks in every backward pass which of its two names the subclass has used.
+            cls._twin._backward_cls.apply = cls.backward  # type: ignore[attr-defined]
 
     @classmethod
     def call(cls, *arguments: Any) -> Any:
@@ -53,8 +55,9 @@ class Function(torch.autograd.Function):
             return cls.forward(*arguments) if _only_functionalized(arguments) else cls._twin.apply(*arguments)
         if forward_ad._current_level < 0 and not _wants_gradient(arguments):
             return cls.forward(*arguments)
-        arguments = unwrap_dead_wrappers(arguments)
-        return super(torch.autograd.Function, cls._twin).apply(*arguments)  # type: ignore[misc]
+        return super(torch.autograd.Function, cls._twin).apply(  # type: ignore[misc]
+            *[unwrap_if_dead(value) if isinstance(value, Tensor) else value for value in arguments]
+        )
 
     @staticmethod
     def forward(*arguments: Any) -> Any:
@@ -65,6 +68,13 @@ class Function(torch.autograd.Function):
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
+
+
+def save(ctx: Any, *tensors: Tensor) -> None:
+    """Keep tensors for ``backward`` and, where someone asks for forward mode, ``push_forward``."""
+    ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+        ctx.save_for_forward(*tensors)
 
 
 def _wants_gradient(arguments: tuple[Any, ...]) -> bool:

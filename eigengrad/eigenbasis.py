@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import Function, hermitian_part
+from eigengrad.autograd import Function, hermitian_part, save
 from eigengrad.gradients import GradientRule, in_kernel
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
@@ -100,8 +100,7 @@ class _PullBack(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.rule, ctx.columns = inputs
         ctx.present = [tensor is not None for tensor in tensors]
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

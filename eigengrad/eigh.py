@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_errors, check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.gradients import GradientRule, Lorentzian, Unrolled, check_rule
 from eigengrad.solvers.base import hermitian
@@ -211,8 +211,7 @@ class _Eigh(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         _, _, ctx.gradient, _ = inputs
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
+        save(ctx, *output)
         ctx.set_materialize_grads(False)  # a loss of eigenvalues alone must not meet K at all
 
     @staticmethod
@@ -238,8 +237,7 @@ class _TopK(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, ctx.columns, ctx.gradient, _ = inputs
         _, _, L, V = output
-        ctx.save_for_backward(L, V)
-        ctx.save_for_forward(L, V)
+        save(ctx, L, V)
         ctx.set_materialize_grads(False)
 
     @staticmethod

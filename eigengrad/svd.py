@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import Errors, check_errors, check_matrices
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.gradients import GradientRule, Lorentzian, check_rule
 
 __all__ = ["SVDResult", "decompose", "svd"]
@@ -107,8 +107,7 @@ class _TallSVD(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         _, _, ctx.gradient, _ = inputs
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
+        save(ctx, *output)
         ctx.set_materialize_grads(False)
 
     @staticmethod

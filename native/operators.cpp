@@ -2,12 +2,8 @@
 
 #include "operators.hpp"
 
-#include <algorithm>
-#include <limits>
-#include <numeric>
-
 #include "batch.hpp"
-#include "select.hpp"
+#include "lapack.hpp"
 
 namespace eigengrad {
 
@@ -37,66 +33,9 @@ static int index_of(std::int32_t dtype) {
     return dtype == torch::float32 ? 0 : dtype == torch::float64 ? 1 : dtype == torch::complex64 ? 2 : 3;
 }
 
-template <class T>
-static bool is_finite(const T* numbers, long size) {
-    constexpr int sums = 64 / sizeof(T);
-    T total[sums] = {};  // NaN as soon as one number is not finite; several, which a compiler makes vectors of
-    long k = 0;
-    for (; k + sums <= size; k += sums)
-        for (int s = 0; s < sums; ++s) total[s] += numbers[k + s] * T(0);
-    for (; k < size; ++k) total[0] += numbers[k] * T(0);
-    return std::accumulate(total, total + sums, T(0)) == 0;
-}
-
-// Whether the lower triangle is, the one that is read, of a matrix of entries of `planes` numbers.
-template <class T>
-static bool is_finite(const T* matrix, int n, int planes) {
-    for (int i = 0; i < n; ++i)
-        if (!is_finite(matrix + long(i) * n * planes, (i + 1L) * planes)) return false;
-    return true;
-}
-
-template <class T>
-static long first_not_finite(const T* matrices, long batch, int n, int planes) {
-    for (long b = 0; b < batch; ++b)
-        if (!is_finite(matrices + b * n * n * planes, n, planes)) return b;
-    return -1;
-}
-
 static void raise(long index) {
     throw std::runtime_error("eigengrad: matrix " + std::to_string(index) +
                              " of the batch has no eigendecomposition: it holds NaN or infinity, or the algorithm did not converge");
-}
-
-// By LAPACK. A matrix that is not finite gives NaN, unless that is an error.
-static std::pair<Tensor, Tensor> by_lapack(const Tensor& A, const Batch& batch, bool strict) {
-    std::pair<Tensor, Tensor> result;
-    with_real_type(A.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const int planes = torch::is_complex(A.dtype) ? 2 : 1;
-        const long size = long(batch.n) * batch.n * planes;
-        const long bad = first_not_finite(static_cast<const T*>(A.data()), batch.count, batch.n, planes);
-        if (bad < 0) {
-            result = torch::eigh(A);
-            return;
-        }
-        if (strict) raise(bad);
-        Tensor finite = A.to(A.dtype);
-        T* const numbers = static_cast<T*>(finite.data());
-        auto each_bad = [&](auto what) {
-            const T* given = static_cast<const T*>(A.data());
-            for (long b = bad; b < batch.count; ++b)
-                if (!is_finite(given + b * size, batch.n, planes)) what(b);
-        };
-        each_bad([&](long b) { std::fill_n(numbers + b * size, size, T(0)); });
-        result = torch::eigh(finite);
-        T *values = static_cast<T*>(result.first.data()), *vectors = static_cast<T*>(result.second.data());
-        each_bad([&](long b) {
-            std::fill_n(values + b * batch.n, batch.n, std::numeric_limits<T>::quiet_NaN());
-            std::fill_n(vectors + b * size, size, std::numeric_limits<T>::quiet_NaN());
-        });
-    });
-    return result;
 }
 
 // What is asked of a decomposition, beside the matrices.
@@ -106,38 +45,30 @@ struct Request {
 };
 
 // A function of matrices, eigenvalues (those of a root) and eigenvectors; without `result`, these alone.
-static std::pair<Tensor, Tensor> decompose(Tensor A, Scalar f, Request request, const Tensor* result) {
+static std::pair<Tensor, Tensor> decompose(const Tensor& A, Scalar f, Request request, const Tensor* result) {
     const Batch batch(A);
-    const int threads = torch::threads();
-    const Plan plan =
-        Table::plan(request.purpose, index_of(A.dtype), threads, batch.n, batch.count, request.kernel_always);
-    std::pair<Tensor, Tensor> basis;
-    bool given = false;
-    Precision precision = plan.precision;
-    if (plan.backend == Backend::lapack && !batch.empty()) {
-        given = true;
-        if (precision == Precision::in_double) {
-            const std::pair<Tensor, Tensor> wide = by_lapack(A.to(torch::wider(A.dtype)), batch, request.strict);
-            basis = {wide.first.to(torch::real(A.dtype)), wide.second.to(A.dtype, true)};
-            precision = Precision::as_it_is;
-        } else {
-            basis = by_lapack(A, batch, request.strict);
-        }
-        basis.second = std::move(basis.second).contiguous(true);
-    } else {
-        basis = {Tensor::empty(batch.values(), torch::real(A.dtype)), Tensor::empty(batch.matrices(), A.dtype, true)};
-    }
+    std::pair<Tensor, Tensor> basis = {Tensor::empty(batch.values(), torch::real(A.dtype)),
+                                       Tensor::empty(batch.matrices(), A.dtype, true)};
     if (batch.empty()) return basis;
-    const bool done = given && !result && precision == Precision::as_it_is;
-    if (done) return basis;
-    with_real_type(A.dtype, [&](auto zero) {
+    const int threads = torch::threads();
+    auto [backend, precision] =
+        Table::plan(request.purpose, index_of(A.dtype), threads, batch.n, batch.count, request.kernel_always);
+    with_real_type(A.dtype, [&, backend = backend, precision = precision](auto zero) {
         using T = decltype(zero);
+        const T* const matrices = static_cast<const T*>(A.data());
         T *const values = static_cast<T*>(basis.first.data()), *const vectors = static_cast<T*>(basis.second.data());
-        const FunctionArguments<T> arguments{
-            f, precision, torch::is_complex(A.dtype), given, static_cast<const T*>(A.data()),
-            result ? static_cast<T*>(result->data()) : nullptr, values, vectors};
+        FunctionArguments<T> arguments{f, precision, torch::is_complex(A.dtype), backend == Backend::lapack,
+                                       matrices, result ? static_cast<T*>(result->data()) : nullptr, values, vectors};
+        if (arguments.given) {
+            const bool in_double = precision == Precision::in_double;
+            if (in_double) arguments.precision = Precision::as_it_is;
+            const long bad = (in_double ? lapack::eigh<double, T> : lapack::eigh<T, T>)(
+                arguments.is_complex, matrices, values, vectors, batch.count, batch.n);
+            if (request.strict && bad >= 0) raise(bad);
+            if (!result && arguments.precision == Precision::as_it_is) return;
+        }
         finish(matrix_function(arguments, batch.count, batch.n, threads));
-        if (given || !request.strict) return;
+        if (arguments.given || !request.strict) return;
         const long size = long(batch.n) * batch.n * (arguments.is_complex ? 2 : 1);
         for (long b = 0; b < batch.count; ++b)
             if (!(vectors[b * size] == vectors[b * size])) raise(b);
@@ -150,7 +81,7 @@ static void eigh_operator(torch::Value* values, torch::Value, torch::Value) {
     Tensor A = stack.tensor().contiguous();
     const bool always = stack.boolean(), refined = stack.boolean(), strict = stack.boolean();
     const Request request{refined ? Purpose::function : Purpose::eigenvectors, always, strict};
-    auto [L, V] = decompose(std::move(A), {}, request, nullptr);
+    auto [L, V] = decompose(A, {}, request, nullptr);
     stack.results(L, V);
 }
 
@@ -161,7 +92,7 @@ static void function_operator(torch::Value* values, torch::Value, torch::Value) 
     const double parameter = stack.number();
     const bool always = stack.boolean(), strict = stack.boolean();
     Tensor result = Tensor::empty(A.shape, A.dtype);
-    auto [L, V] = decompose(std::move(A), {kind, parameter}, {Purpose::function, always, strict}, &result);
+    auto [L, V] = decompose(A, {kind, parameter}, {Purpose::function, always, strict}, &result);
     stack.results(result, L, V);
 }
 
@@ -172,7 +103,7 @@ static void root_operator(torch::Value* values, torch::Value, torch::Value) {
     const double floor = stack.number();
     const bool always = stack.boolean(), strict = stack.boolean();
     Tensor result = Tensor::empty(A.shape, A.dtype);
-    auto [x, V] = decompose(std::move(A), {kind, floor}, {Purpose::function, always, strict}, &result);
+    auto [x, V] = decompose(A, {kind, floor}, {Purpose::function, always, strict}, &result);
     stack.results(result, x, V);
 }
 
@@ -243,7 +174,7 @@ static void pull_back_operator(torch::Value* values, torch::Value, torch::Value)
 }
 
 // Registers the CPU implementations, in the torch in the shared object `path`, of operators whose schemas are known to it.
-// Returns whether this torch has the interface.
+// Returns whether this torch has the interface, and LAPACK for all to see.
 static bool start(const char* path) {
     static const std::pair<const char*, torch::Operator> operators[] = {
         {"eigh", eigh_operator},
@@ -256,7 +187,7 @@ static bool start(const char* path) {
         {"affine", affine_operator},
         {"affine_backward", affine_backward_operator},
     };
-    if (!torch::load(path)) return false;
+    if (!torch::load(path) || !lapack::load(path)) return false;
     torch::Handle library;
     if (torch::aoti_torch_library_init_impl("eigengrad", "CPU", __FILE__, __LINE__, &library)) return false;
     for (const auto& [name, implementation] : operators)

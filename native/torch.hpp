@@ -24,7 +24,6 @@ using Operator = void (*)(Value* stack, Value arguments, Value results);
 #define EIGENGRAD_TORCH(X)                                                                                             \
     X(int, aoti_torch_library_init_impl, const char*, const char*, const char*, std::uint32_t, Handle*)                \
     X(int, aoti_torch_library_impl, Handle, const char*, Operator)                                                     \
-    X(int, aoti_torch_call_dispatcher, const char*, const char*, Value*)                                               \
     X(int, aoti_torch_new_tensor_handle, Handle, Handle*)                                                              \
     X(int, aoti_torch_delete_tensor_object, Handle)                                                                    \
     X(int, aoti_torch_get_data_ptr, Handle, void**)                                                                    \
@@ -35,8 +34,7 @@ using Operator = void (*)(Value* stack, Value arguments, Value results);
     X(int, aoti_torch_empty_strided, std::int64_t, const std::int64_t*, const std::int64_t*, std::int32_t,             \
       std::int32_t, std::int32_t, Handle*)                                                                             \
     X(int, aoti_torch_copy_, Handle, Handle, std::int32_t)                                                             \
-    X(int, torch_get_num_threads, std::uint32_t*)                                                                      \
-    X(int, torch_new_string_handle, const char*, std::size_t, Handle*)
+    X(int, torch_get_num_threads, std::uint32_t*)
 
 #define EIGENGRAD_DECLARE(result, name, ...) inline result (*name)(__VA_ARGS__) = nullptr;
 EIGENGRAD_TORCH(EIGENGRAD_DECLARE)
@@ -171,6 +169,7 @@ public:
     void copy(const Tensor& from) const { check(aoti_torch_copy_(handle_, from.handle_, 0)); }
 
     Handle release() { return std::exchange(handle_, nullptr); }
+
     Tensor again() const {
         Handle result;
         check(aoti_torch_new_tensor_handle(handle_, &result));
@@ -223,15 +222,6 @@ inline int threads() {
     std::uint32_t count;
     check(torch_get_num_threads(&count));
     return int(count);
-}
-
-// torch.linalg.eigh; of finite matrices, it raises nothing.
-inline std::pair<Tensor, Tensor> eigh(const Tensor& A) {
-    Handle uplo;
-    check(torch_new_string_handle("L", 1, &uplo));
-    Value stack[2] = {reinterpret_cast<Value>(A.again().release()), reinterpret_cast<Value>(uplo)};
-    check(aoti_torch_call_dispatcher("aten::linalg_eigh", "", stack));
-    return {Tensor(reinterpret_cast<Handle>(stack[0])), Tensor(reinterpret_cast<Handle>(stack[1]))};
 }
 
 }  // namespace eigengrad::torch

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import Function, constant, hermitian_part
+from eigengrad.autograd import Function, constant, hermitian_part, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
 from eigengrad.native import operators
@@ -116,8 +116,7 @@ class _Value(Function):
         A, ctx.f, _ = inputs
         _, L, V = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, L, V)
-        ctx.save_for_forward(A, L, V)
+        save(ctx, A, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
@@ -142,8 +141,7 @@ class _ValueInBasis(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         A, t, ctx.f, L, V = inputs
-        ctx.save_for_backward(A, t, L, V)
-        ctx.save_for_forward(A, t, L, V)
+        save(ctx, A, t, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,8 +167,7 @@ class _InParameters(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         A, G, t, ctx.f, L, V = inputs
-        ctx.save_for_backward(A, G, t, L, V)
-        ctx.save_for_forward(A, G, t, L, V)
+        save(ctx, A, G, t, L, V)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,8 +195,7 @@ class _Derivative(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         A, E, t, ctx.f, L, V = inputs
-        ctx.save_for_backward(A, E, t, L, V)
-        ctx.save_for_forward(A, E, t, L, V)
+        save(ctx, A, E, t, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

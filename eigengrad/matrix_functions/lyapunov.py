@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from eigengrad.autograd import Function
+from eigengrad.autograd import Function, save
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -32,8 +32,7 @@ class Lyapunov(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         H, _, weights, V = inputs
-        ctx.save_for_backward(H, output, weights, V)
-        ctx.save_for_forward(H, output, weights, V)
+        save(ctx, H, output, weights, V)
 
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:

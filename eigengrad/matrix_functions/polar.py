@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import Errors, check_errors, check_matrices, check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.matrix_functions.lyapunov import Lyapunov
 from eigengrad.svd import decompose
 
@@ -248,8 +248,7 @@ class _NearestUnitary(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         R, W, V = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], R, W, V)
-        ctx.save_for_forward(inputs[0], R, W, V)
+        save(ctx, inputs[0], R, W, V)
 
     @staticmethod
     def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
@@ -265,7 +264,7 @@ class _NearestUnitary(Function):
         return gA, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ dA

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of, ordinary_problem
 from eigengrad.gradients import Exact, GradientRule, Lorentzian, check_rule, in_kernel
@@ -130,8 +130,7 @@ class _Projector(Function):
         A, _, ctx.rule, _ = inputs
         P, *constants = output
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, P, *constants)
-        ctx.save_for_forward(A, P, *constants)
+        save(ctx, A, P, *constants)
 
     @staticmethod
     def backward(ctx: Any, gP: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
@@ -157,8 +156,7 @@ class _Tangent(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.rule = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+        save(ctx, *tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -188,8 +186,7 @@ class _Sylvester(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, P, B, W, V = inputs
-        ctx.save_for_backward(A, P, B, output, W, V)
-        ctx.save_for_forward(A, P, B, output, W, V)
+        save(ctx, A, P, B, output, W, V)
 
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import Function
+from eigengrad.autograd import Function, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
@@ -176,8 +176,7 @@ class _Largest(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        save(ctx, *inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:

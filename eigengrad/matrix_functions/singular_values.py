@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import Errors, check_errors, check_matrices
-from eigengrad.autograd import Function, constant, public
+from eigengrad.autograd import Function, constant, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import Last, second_derivative
 from eigengrad.matrix_functions.divided_differences import Custom, ScalarFunction
@@ -214,8 +214,7 @@ class _Value(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         A, ctx.f, *_ = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(A, *output[1:])
-        ctx.save_for_forward(A, *output[1:])
+        save(ctx, A, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -247,8 +246,7 @@ class _Derivative(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         A, E, ctx.f, *basis = inputs
-        ctx.save_for_backward(A, E, *basis)
-        ctx.save_for_forward(A, E, *basis)
+        save(ctx, A, E, *basis)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_square
-from eigengrad.autograd import Function, hermitian_part, public
+from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
 from eigengrad.matrix_functions.divided_differences import Custom, mean_slope
@@ -95,8 +95,7 @@ class _Sum(Function):
         A, f, L, V = inputs
         slope = _derivative(f)
         ctx.slope = Custom(slope, mean_slope(slope, _derivative(slope)))
-        ctx.save_for_backward(A, L, V)
-        ctx.save_for_forward(A, L, V)
+        save(ctx, A, L, V)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:

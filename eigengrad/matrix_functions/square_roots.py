@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public
+from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.divided_differences import Power
 from eigengrad.matrix_functions.lyapunov import Lyapunov
@@ -159,8 +159,7 @@ class _Root(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.derivative = _InverseRootDerivative if inputs[1] else Lyapunov
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
+        save(ctx, *output)
 
     @staticmethod
     def backward(ctx: Any, gS: Tensor | None, *_: None) -> tuple[Tensor | None, None, None, None]:
@@ -170,7 +169,7 @@ class _Root(Function):
         return ctx.derivative.call(S, gS, s, V), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         S, s, V = ctx.saved_tensors
         return ctx.derivative.call(S, dA, s, V), *constant(s, V)
 
@@ -185,8 +184,7 @@ class _InverseRootDerivative(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         X, B, x, V = inputs
-        ctx.save_for_backward(X, B, output, x, V)
-        ctx.save_for_forward(X, B, output, x, V)
+        save(ctx, X, B, output, x, V)
 
     @staticmethod
     def backward(ctx: Any, gY: Tensor) -> tuple[Tensor, Tensor, None, None]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 
 from eigengrad import native
-from eigengrad.autograd import Function, has_autocast, is_traced
+from eigengrad.autograd import Function, has_autocast, is_traced, save
 from eigengrad.native import operators
 from eigengrad.nn.functional.channel_groups import Layout
 
@@ -103,8 +103,7 @@ class _Moments(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.save_for_backward(inputs[0], output[0])
-        ctx.save_for_forward(inputs[0], output[0])
+        save(ctx, inputs[0], output[0])
 
     @staticmethod
     def backward(ctx: Any, g_mean: Tensor, gC: Tensor, gx: Tensor) -> Tensor:
@@ -161,8 +160,7 @@ class _Affine(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         route, data, T, mean, _, ctx.layout = inputs
         ctx.has_route = route is not None
-        ctx.save_for_backward(data, T, mean)
-        ctx.save_for_forward(data, T, mean)
+        save(ctx, data, T, mean)
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor) -> tuple[Tensor | None, ...]:
@@ -218,9 +216,10 @@ def _left_to_torch(data: Tensor) -> bool:
     """Whether to take torch's operators on the whole of the data.
 
     A compiler fuses them by itself, for shapes that change as well, and would unroll the loop over pieces; an exported
-    program must not need eigengrad.
+    program, or one of TorchScript, must not need eigengrad.
     """
-    return torch.compiler.is_compiling() or (is_traced() and not _in_one_pass(data))
+    whole = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return whole or (is_traced() and not _in_one_pass(data))
 
 
 def _in_one_pass(data: Tensor) -> bool:
