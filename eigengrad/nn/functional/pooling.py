@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.matrix_functions import logm, powm, sqrtm
+from eigengrad.matrix_functions import logm, powm
+from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import check_settings
 from eigengrad.nn.functional.finite_check import FiniteCheck
 from eigengrad.nn.functional.moments import full_precision, working_dtype
@@ -150,5 +151,5 @@ def _apply(A: Tensor, function: str | float, floor: float, solver: Solver) -> Te
     if function == "logm":
         return logm(A, solver=solver)
     if isinstance(function, str):
-        return sqrtm(A, floor=floor, solver=solver)
+        return root_of_bounded(A, floor, inverse=False, solver=solver)
     return powm(A, function, solver=solver)

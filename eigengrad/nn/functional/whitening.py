@@ -16,7 +16,7 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
-from eigengrad.matrix_functions import inv_sqrtm
+from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import (
     MOMENTUM,
     RELATIVE_EPS,
@@ -170,7 +170,7 @@ def whitening_matrix(running_covariance: Tensor, eps: float, relative_eps: float
         wide = running_covariance.to(torch.float32 if running_covariance.device.type == "mps" else torch.float64)
         for block, size in blocks(*running_covariance.shape):
             A = floored(wide[block, :size].reshape(-1, size, size), eps, relative_eps)
-            W = _inverse_factor(A) if method == "cholesky" else inv_sqrtm(A, floor=max(eps, torch.finfo(A.dtype).tiny))
+            W = _inverse_factor(A) if method == "cholesky" else inverse_root(A, eps, None, "auto")
             rows.append(torch.nn.functional.pad(W.reshape(-1, size), (0, running_covariance.shape[1] - size)))
         return torch.cat(rows).to(running_covariance.dtype)
 
@@ -201,7 +201,7 @@ def inverse_root(
     """
     floor = max(eps, torch.finfo(A.dtype).tiny)
     if gradient is None:
-        return inv_sqrtm(A, floor=floor, solver=solver)
+        return root_of_bounded(A, floor, inverse=True, solver=solver)
     L, V = eigh(A, gradient=gradient, solver=solver)
     rounding = L.shape[-1] * torch.finfo(L.dtype).eps * L.amax(dim=-1, keepdim=True)
     L = torch.where(floor - rounding < L, L.clamp(min=floor), L)
