@@ -194,7 +194,8 @@ def error(network: nn.Module, data: ImageData, prepare: Callable[[Tensor], Tenso
 def train(row: Row, data: ImageData) -> list[dict[str, float]]:
     """Errors of each epoch, in percent."""
     torch.manual_seed(row.seed)
-    denoising.ACROSS_THE_CUT = RULES[row.rule or "PowerIteration(19)"]
+    if row.rule is not None:
+        denoising.ACROSS_THE_CUT = RULES[row.rule]
     network, generator = build(row, data), torch.Generator().manual_seed(row.seed)
     windows, (mean, std) = Windows(network), data.moments()
     optimizer = torch.optim.SGD(network.parameters(), lr=HIGH, momentum=0.9, weight_decay=5e-4)
