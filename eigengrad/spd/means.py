@@ -8,8 +8,8 @@ vanishes, ``dM = -H^-1 dF`` with the Hessian H, a Hermitian operator, positive d
 conjugate gradients take a few iterations. H acts through derivatives of F, so one more derivative of the same functions
 gives the mean's second derivative.
 
-Source: Karcher, CPAM 30, 1977; Bini and Iannazzo, *Computing the Karcher mean of symmetric positive definite matrices*, LAA
-438, 2013 (the step); Álvarez-Esteban et al., JMAA 441, 2016 (the barycentre's iteration).
+Source: Karcher, CPAM 30, 1977; Bini and Iannazzo, *Computing the Karcher mean of symmetric positive definite
+matrices*, LAA 438, 2013 (the step); Álvarez-Esteban et al., JMAA 441, 2016 (the barycentre's iteration).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from eigengrad.arguments import check_square
 from eigengrad.autograd import hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
-from eigengrad.matrix_functions import expm, logm, sqrtm
+from eigengrad.matrix_functions import expm, logm
 from eigengrad.spd.bures import transport_map
 
 __all__ = ["bures_barycenter", "karcher_mean"]
@@ -38,11 +38,12 @@ SOLVES = 200
 
 @public
 def karcher_mean(A: Tensor, weights: Tensor | None = None, *, max_iterations: int = 100) -> Tensor:
-    r"""The Karcher mean, the geometric one: the minimiser of :math:`\sum_i w_i\, \delta(M, A_i)^2` in the affine-invariant
-    distance.
+    r"""The Karcher mean, the geometric one: the minimiser of :math:`\sum_i w_i\, \delta(M, A_i)^2` in the
+    affine-invariant distance.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
         weights: positive weights, equal by default, of any sum; differentiated, too.
         max_iterations: of the fixed point iteration, with the step of Bini and Iannazzo; ten to thirty is usual.
 
@@ -99,7 +100,9 @@ def _checked(A: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     if weights is None:
         weights = A.real.new_ones(A.shape[:-2])
     elif weights.shape != A.shape[:-2]:
-        raise ValueError(f"weights must have shape {tuple(A.shape[:-2])}, one for each matrix, got {tuple(weights.shape)}")
+        raise ValueError(
+            f"weights must have shape {tuple(A.shape[:-2])}, one for each matrix, got {tuple(weights.shape)}"
+        )
     weights = weights.to(A.real.dtype)
     if not bool((weights.detach() > 0).all()):
         raise ValueError("weights must be positive; leave out matrices that have none")
@@ -223,9 +226,11 @@ class _Solve(torch.autograd.Function):
         Y = _Solve.apply(ctx.gradient, M, A, w, hermitian_part(gZ))
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            at = [X.detach().requires_grad_() for X in (M, A, w)] if not graph else [
-                X.view_as(X) if X.requires_grad else X.detach().requires_grad_() for X in (M, A, w)
-            ]
+            at = (
+                [X.detach().requires_grad_() for X in (M, A, w)]
+                if not graph
+                else [X.view_as(X) if X.requires_grad else X.detach().requires_grad_() for X in (M, A, w)]
+            )
             (HZ,) = torch.autograd.grad(ctx.gradient(*at), at[0], Z, create_graph=True)
             cotangents = torch.autograd.grad(HZ, at, -Y, create_graph=graph)
         return None, *cotangents, Y
