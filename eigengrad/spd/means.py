@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import hermitian_part, public
+from eigengrad.autograd import Function, hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm
@@ -173,7 +173,7 @@ def _iterate(
     )
 
 
-class _Mean(torch.autograd.Function):
+class _Mean(Function):
     """``A, w -> M``, whose value is given, by the gradient that vanishes there."""
 
     @staticmethod
@@ -189,31 +189,23 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         M, A, w = ctx.saved_tensors
         Z = _Solve.apply(ctx.gradient, M, A, w, hermitian_part(g))
-        _, gA, gw = _pull_back(ctx.gradient, M, A, w, -Z)
+        _, gA, gw = torch.func.vjp(ctx.gradient, M, A, w)[1](-Z)
         return None, None, gA, gw
 
 
-def _pull_back(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, Z: Tensor) -> tuple[Tensor, ...]:
-    """The cotangents of M, A and w for Z, that of ``F(M, A, w)``."""
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = [X.view_as(X).requires_grad_() if not X.requires_grad else X.view_as(X) for X in (M, A, w)]
-        return torch.autograd.grad(gradient(*at), at, Z, create_graph=graph)
+def _hessian(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, Z: Tensor) -> Tensor:
+    """The derivative of the gradient in M, which is Hermitian, times Z."""
+    pull_back: Any = torch.func.vjp(lambda M: gradient(M, A, w), M)[1]
+    return hermitian_part(pull_back(Z)[0])
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(Function):
     """``M, A, w, R -> Z`` with ``H Z = R``, H the derivative of the gradient in M, by conjugate gradients."""
 
     @staticmethod
     def forward(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, R: Tensor) -> Tensor:
-        with torch.enable_grad():
-            at = M.detach().requires_grad_()
-            F = gradient(at, A.detach(), w.detach())
-
-        def hessian(Z: Tensor) -> Tensor:
-            return hermitian_part(torch.autograd.grad(F, at, Z, retain_graph=True)[0])
-
-        return _conjugate_gradients(hessian, lambda X: M @ X @ M, R)
+        pull_back: Any = torch.func.vjp(lambda M: gradient(M, A, w), M)[1]
+        return _conjugate_gradients(lambda Z: hermitian_part(pull_back(Z)[0]), lambda X: M @ X @ M, R)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -224,16 +216,8 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, gZ: Tensor) -> tuple[Any, ...]:
         M, A, w, Z = ctx.saved_tensors
         Y = _Solve.apply(ctx.gradient, M, A, w, hermitian_part(gZ))
-        graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            at = (
-                [X.detach().requires_grad_() for X in (M, A, w)]
-                if not graph
-                else [X.view_as(X) if X.requires_grad else X.detach().requires_grad_() for X in (M, A, w)]
-            )
-            (HZ,) = torch.autograd.grad(ctx.gradient(*at), at[0], Z, create_graph=True)
-            cotangents = torch.autograd.grad(HZ, at, -Y, create_graph=graph)
-        return None, *cotangents, Y
+        product = torch.func.vjp(lambda M, A, w: _hessian(ctx.gradient, M, A, w, Z), M, A, w)[1]
+        return None, *product(-Y), Y
 
 
 def _conjugate_gradients(product: Callable[[Tensor], Tensor], metric: Callable[[Tensor], Tensor], R: Tensor) -> Tensor:
