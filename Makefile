@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo test lint benchmarks
+.PHONY: demo demo-results test lint docs benchmarks rehearsal compatibility
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,11 @@ INSTALL := $(VENV)/bin/pip install --quiet --constraint constraints.txt
 
 # Reproduces the paper's Table 1 on scikit-learn's digits, in minutes.
 demo: $(VENV)/.lab
-	$(VENV)/bin/eigengrad reproduce table1 --seeds 3
+	$(VENV)/bin/eigengrad reproduce table1 --seeds 3 --threads 1
+
+# The same into results/digits and README's table: what a change that moves the last bits needs.
+demo-results: demo
+	$(VENV)/bin/python -m eigengrad_lab.report.readme runs
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -n auto --dist loadgroup
@@ -16,6 +20,18 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+# The site, from a fresh clone, with every example run: docs/_build/index.html.
+docs: $(VENV)/.docs
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+
+# A release without the upload: builds, checks, and installs from an index on this machine.
+rehearsal: $(VENV)/.release
+	release/rehearsal.sh
+
+# By hand: the short tests on other versions of torch, some of which come with gigabytes of CUDA.
+compatibility:
+	$(PYTHON) release/compatibility.py
 
 # Performance claims, ours and the rival's in the same run; writes results/*.json.
 benchmarks: $(VENV)/.lab
@@ -38,4 +54,12 @@ $(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard na
 
 $(VENV)/.test: $(VENV)/.lab
 	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.lab
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.lab
+	$(INSTALL) --editable '.[release]'
 	@touch $@

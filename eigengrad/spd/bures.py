@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import Function, hermitian_part, is_traced, public
+from eigengrad.autograd import Function, hermitian_part, is_traced, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.spd.affine_invariant import check_pair
@@ -230,8 +230,7 @@ class _SquaredDistance(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, B, _, *factors = inputs
-        ctx.save_for_backward(A, B, *factors)
-        ctx.save_for_forward(A, B, *factors)
+        save(ctx, A, B, *factors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -265,8 +264,7 @@ class _Map(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, _, *factors = inputs
-        ctx.save_for_backward(A, output, *factors)
-        ctx.save_for_forward(A, output, *factors)
+        save(ctx, A, output, *factors)
 
     @staticmethod
     def backward(ctx: Any, gT: Tensor) -> tuple[Tensor | None, ...]:
@@ -293,8 +291,7 @@ class _Equation(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         X, Y, _, ctx.swapped, *factors = inputs
-        ctx.save_for_backward(X, Y, output, *factors)
-        ctx.save_for_forward(X, Y, output, *factors)
+        save(ctx, X, Y, output, *factors)
 
     @staticmethod
     def backward(ctx: Any, gQ: Tensor) -> tuple[Tensor | None, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices, check_square
-from eigengrad.autograd import Function, public
+from eigengrad.autograd import Function, public, save
 from eigengrad.eigh import mirrored
 
 __all__ = ["lyapunov", "sylvester"]
@@ -111,8 +111,7 @@ class _Sylvester(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         A, B, _, *solver = inputs
-        ctx.save_for_backward(A, B, output, *solver)
-        ctx.save_for_forward(A, B, output, *solver)
+        save(ctx, A, B, output, *solver)
 
     @staticmethod
     def backward(ctx: Any, gX: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,135 @@
+"""The pages Accuracy and Speed, from the files in ``results/``: no number on them is written by hand."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["accuracy", "speed", "write"]
+
+METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch matrix_exp")
+
+
+def write(results: Path, folder: Path) -> None:
+    """Both pages, in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    for name, page in (("accuracy", accuracy(results)), ("speed", speed(results))):
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text() != page:
+            path.write_text(page)
+
+
+def accuracy(results: Path) -> str:
+    """Gradients against arithmetic of many digits: a table for each function and precision."""
+    with (results / "accuracy.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    methods = sorted({row["method"] for row in rows}, key=lambda name: (_place(name, METHODS_FIRST), name))
+    lines = [
+        "# Accuracy",
+        "",
+        "Largest relative error of the gradient over a few random 8 x 8 matrices, against arithmetic of many digits; "
+        "`nan` says that the result was no number. The least of a row is bold. Made from "
+        "[results/accuracy.csv](../../results/accuracy.csv) by `python -m benchmarks.accuracy`.",
+        "",
+    ]
+    for function in dict.fromkeys(row["function"] for row in rows):
+        lines += [f"## `{function}`", ""]
+        for dtype in dict.fromkeys(row["dtype"] for row in rows if row["function"] == function):
+            cells = {
+                (row["spectrum"], row["method"]): row["gradient"]
+                for row in rows
+                if row["function"] == function and row["dtype"] == dtype
+            }
+            shown = [method for method in methods if any(method == other for _, other in cells)]
+            lines += [f"**{dtype}**", "", _row(["spectrum", *shown]), "|" + "---|" * (len(shown) + 1)]
+            for spectrum in dict.fromkeys(spectrum for spectrum, _ in cells):
+                errors = [cells.get((spectrum, method), "") for method in shown]
+                least = min((float(error) for error in errors if error and error != "nan"), default=None)
+                lines.append(_row([spectrum, *(_bold(error, least) for error in errors)]))
+            lines.append("")
+    for name in ("gaps.md", "compatibility.md"):
+        if (results / name).exists():
+            lines += [(results / name).read_text().replace("\n## ", "\n### ").replace("# ", "## ", 1), ""]
+    return "\n".join(lines)
+
+
+def speed(results: Path) -> str:
+    """Claims as the benchmark of calls judged them, then every ratio of the others."""
+    calls = json.loads((results / "calls.json").read_text())
+    lines = [
+        "# Speed",
+        "",
+        "Ratios of times, ours to the rival's, taken side by side in one process: below 1, ours is faster. Absolute "
+        "times are one machine's alone and stand in the files.",
+        "",
+        f"Measured with {_provenance(calls['provenance'])}.",
+        "",
+        "## What is claimed of calls",
+        "",
+        "From [results/calls.json](../../results/calls.json); all cells: [results/calls.md](../../results/calls.md). "
+        "A claim that fails somewhere says so.",
+        "",
+        "| verdict | claim |",
+        "|---|---|",
+    ]
+    for claim in calls["claims"]:
+        verdict, _, text = claim.partition(": ")
+        lines.append(_row([verdict.lower(), text]))
+    for name, title in (
+        ("eigh", "`eigh`, forward and backward"),
+        ("matrix_functions", "Functions of a matrix, forward and backward"),
+        ("whitening", "The whitening layer"),
+        ("training_step", "A training step"),
+        ("throughput", "Throughput"),
+        ("evaluation", "Layers in evaluation"),
+    ):
+        path = results / f"{name}.json"
+        if path.exists():
+            content = json.loads(path.read_text())
+            table = list(_ratios(content.get("measured", {})))
+            if table:
+                lines += [
+                    "",
+                    f"## {title}",
+                    "",
+                    f"From [results/{name}.json](../../results/{name}.json), measured with ",
+                ]
+                lines[-1] += f"{_provenance(content['provenance'])}."
+                lines += ["", "| case | rival | ratio | quartiles |", "|---|---|---|---|", *table]
+    if (results / "native.png").exists():
+        lines += ["", "## The kernel alone", "", "![Speed of the kernel against LAPACK](../../results/native.png)", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _ratios(measured: dict[str, Any]) -> list[str]:
+    return [
+        _row([case, rival, f"{cell['ratio']:.3g}", _quartiles(cell)])
+        for case, rivals in measured.items()
+        if isinstance(rivals, dict)
+        for rival, cell in rivals.items()
+        if isinstance(cell, dict) and isinstance(cell.get("ratio"), float)
+    ]
+
+
+def _quartiles(cell: dict[str, Any]) -> str:
+    if "ratio_lower_quartile" not in cell:
+        return ""
+    return f"{cell['ratio_lower_quartile']:.3g} to {cell['ratio_upper_quartile']:.3g}"
+
+
+def _provenance(provenance: dict[str, Any]) -> str:
+    said = [f"{key} {provenance[key]}" for key in ("eigengrad", "torch", "python") if key in provenance]
+    said += [f"{provenance['threads']} threads"] if "threads" in provenance else []
+    return ", ".join([f"`{provenance.get('command', '')}`", *said])
+
+
+def _place(name: str, first: tuple[str, ...]) -> int:
+    return first.index(name) if name in first else len(first)
+
+
+def _bold(error: str, least: float | None) -> str:
+    return f"**{error}**" if error and error != "nan" and float(error) == least else error
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

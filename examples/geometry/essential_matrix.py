@@ -1,0 +1,98 @@
+"""
+The essential matrix, with outliers
+===================================
+
+Two calibrated views of the same points fulfil ``y^T E x = 0``. The eight-point algorithm stacks the equations, and takes the
+eigenvector of the smallest eigenvalue of ``A^T W A``, 9 x 9. A network that weights the correspondences is trained through it.
+With few good matches the two smallest eigenvalues come close, which is where the gradient of other decompositions bursts.
+"""
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor, nn
+
+import eigengrad as eg
+
+BATCH, MATCHES, OUTLIERS = 32, 80, 0.4
+generator = torch.Generator().manual_seed(0)
+
+
+def views() -> tuple[Tensor, Tensor, Tensor]:
+    """Matches x, y ``(BATCH, MATCHES, 3)`` and essential matrices ``(BATCH, 9)`` of length one."""
+    X = torch.rand(BATCH, MATCHES, 3, generator=generator) * 4 - 2 + torch.tensor([0.0, 0.0, 6.0])
+    R = torch.matrix_exp(0.3 * skew(torch.randn(BATCH, 3, generator=generator)))
+    t = nn.functional.normalize(torch.randn(BATCH, 3, generator=generator), dim=1)
+    Y = X @ R.mT + t.unsqueeze(1)
+    x, y = X / X[..., 2:], Y / Y[..., 2:]
+    y = y + 0.001 * torch.randn(y.shape, generator=generator) * torch.tensor([1.0, 1.0, 0.0])
+    wrong = torch.rand(BATCH, MATCHES, 1, generator=generator) < OUTLIERS
+    y = torch.where(wrong, y[:, torch.randperm(MATCHES, generator=generator)], y)
+    return x, y, nn.functional.normalize((skew(t) @ R).flatten(1), dim=1)
+
+
+def skew(t: Tensor) -> Tensor:
+    """The matrix of the cross product with t."""
+    zero = torch.zeros_like(t[:, 0])
+    return torch.stack([zero, -t[:, 2], t[:, 1], t[:, 2], zero, -t[:, 0], -t[:, 1], t[:, 0], zero], 1).view(-1, 3, 3)
+
+
+def smallest(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """The eight-point algorithm: ``(BATCH, 9)``."""
+    A = (y.unsqueeze(3) * x.unsqueeze(2)).flatten(2)
+    return eg.eigh(A.mT @ (weights.unsqueeze(2) * A), gradient=eg.Lorentzian(width=1e-4)).eigenvectors[..., 0]
+
+
+class Weights(nn.Module):
+    """A weight for each match, from its residual against an earlier fit; refined three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Weights ``(BATCH, MATCHES)`` that sum to one."""
+        weights = torch.full(x.shape[:2], 1 / MATCHES)
+        for _ in range(4):
+            E = smallest(x, y, weights).view(-1, 1, 3, 3)
+            residual = (y.unsqueeze(2) @ E @ x.unsqueeze(3)).flatten(1).abs()
+            residual = (residual / residual.median(1, keepdim=True).values.clamp_min(1e-6)).log1p()
+            seen = torch.cat([residual.unsqueeze(2), x[..., :2], y[..., :2], weights.unsqueeze(2) * MATCHES], 2)
+            weights = self.network(seen).squeeze(2).softmax(1)
+        return weights
+
+
+def error(E: Tensor, true: Tensor) -> Tensor:
+    """Squared sine of the angle between E and the true one, whose sign is arbitrary."""
+    return 1 - (E * true).sum(1).square()
+
+
+# %%
+
+torch.manual_seed(0)
+model = Weights()
+optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+for _ in range(350):
+    x, y, true = views()
+    loss = error(smallest(x, y, model(x, y)), true).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+angles: dict[str, list[Tensor]] = {"equal weights": [], "learned weights": []}
+with torch.no_grad():
+    for _ in range(20):
+        x, y, true = views()
+        for name, weights in (("equal weights", torch.ones(x.shape[:2])), ("learned weights", model(x, y))):
+            angles[name].append(error(smallest(x, y, weights), true).clamp(0, 1).sqrt().asin().rad2deg())
+
+figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+for name, values in angles.items():
+    ordered = torch.cat(values).sort().values
+    axis.plot(ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}")
+axis.set_xlabel("angle to the true essential matrix, degrees")
+axis.set_ylabel("pairs of views below it, %")
+axis.set_title(f"{OUTLIERS:.0%} of the matches are wrong")
+axis.grid(alpha=0.3)
+axis.legend()
+plt.show()

@@ -1,0 +1,54 @@
+"""What a release consists of agrees with itself."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import eigengrad as eg
+
+ROOT = Path(__file__).parent.parent
+
+
+def index_readme() -> object:
+    spec = importlib.util.spec_from_file_location("index_readme", ROOT / "release" / "index_readme.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_one_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == eg.__version__
+    assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "expected"),
+    [
+        ("see [a](docs/a.md)", "https://example.org/e/", "see [a](https://example.org/e/blob/v1.2/docs/a.md)"),
+        ("![a](b.png)", "https://example.org/e", "![a](https://example.org/e/raw/v1.2/b.png)"),
+        ("see [a](docs/a.md), ![b](b.png)", None, "see a, "),
+        ("[a](https://example.org) [b](#c)", None, "[a](https://example.org) [b](#c)"),
+    ],
+)
+def test_links_that_work_away_from_the_repository(text: str, repository: str | None, expected: str) -> None:
+    assert index_readme().absolute_links(text, repository, "1.2") == expected
+
+
+def test_the_readme_of_an_index_has_no_relative_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    readme = index_readme().dynamic_metadata("readme", {})
+    assert not index_readme().RELATIVE_LINK.search(readme["text"])
+    assert readme["text"].startswith("# eigengrad")
+    with pytest.raises(ValueError, match="no settings"):
+        index_readme().dynamic_metadata("readme", {"input": "README.md"})
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    links = index_readme().RELATIVE_LINK.findall((ROOT / "README.md").read_text())
+    assert links
+    assert not [path for _, _, path in links if not (ROOT / path.split("#")[0]).exists()]

@@ -1,0 +1,72 @@
+"""The site's sources are whole: every public name has a place, every thread its reproducer, every link its target."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+
+from sitekit import api, measured, repository  # noqa: E402
+
+PAGES = sorted(DOCS.glob("*.md"))
+LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
+
+
+def test_every_public_name_has_a_place() -> None:
+    concepts = api.by_concept()
+    placed = [name for names in concepts.values() for name in names]
+    assert sorted(placed) == sorted(api.public_names())
+    assert {"eigengrad.eigh", "eigengrad.nn.ZCAWhitening", "eigengrad.testing.spectrum"} <= set(placed)
+    assert all(value.__doc__ for value in api.public_names().values())
+
+
+def test_a_name_without_a_place_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "CONCEPTS", api.CONCEPTS[1:])
+    with pytest.raises(ValueError, match=r"eigengrad\.eigh is defined in eigengrad\.eigh: name that module"):
+        api.by_concept()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path, tmp_path: Path) -> None:
+    made = {"_generated/accuracy.md", "_generated/speed.md", "_generated/api.md", "gallery/index.rst"}
+    made |= {f"_generated/api-{concept.slug}.md" for concept in api.CONCEPTS}
+    missing = {
+        target
+        for link in LINK.findall(page.read_text())
+        if (target := link.split("#")[0]) and target not in made and not (DOCS / target).exists()
+    }
+    assert not missing
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    contents = re.findall(r"^[\w/-]+\*?$", (DOCS / "index.md").read_text(), re.MULTILINE)
+    listed = {path.name for pattern in contents for path in DOCS.glob(f"{pattern}.md")}
+    assert listed | {"index.md"} >= {page.name for page in PAGES}
+
+
+def test_threads_have_reproducers() -> None:
+    text = (DOCS / "threads.md").read_text()
+    sections = re.split(r"^### ", text.split("## Not solved")[0], flags=re.MULTILINE)[1:]
+    assert len(set(re.findall(r"\(gh:(\S+?)\)", text))) >= 25
+    for section in sections:
+        assert section.startswith("[")
+        assert re.search(r"^\*\*(Solved|In part)", section, re.MULTILINE), section[:60]
+        assert ">>> " in section, section[:60]
+
+
+def test_measured_pages_hold_what_the_files_hold() -> None:
+    accuracy, speed = measured.accuracy(ROOT / "results"), measured.speed(ROOT / "results")
+    rows = (ROOT / "results" / "accuracy.csv").read_text().splitlines()[1:]
+    assert all(row.split(",")[0] in accuracy for row in rows)
+    assert accuracy.count("**nan**") == 0
+    assert "| holds |" in speed or "| fails |" in speed
+
+
+def test_results_are_linked_as_the_site_has_them() -> None:
+    source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
+    repository.rewrite(None, "_generated/speed", source)
+    assert source == ['see <a href="../results/a.csv">the table</a>, code, [a page](../choosing.md)']
