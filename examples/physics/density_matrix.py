@@ -16,7 +16,7 @@ from torch import Tensor
 
 import eigengrad as eg
 
-STIFFNESS, COUPLING = 2.5, 1.6
+STIFFNESS, COUPLING = 3.0, 0.75
 
 
 def hamiltonian(stretch: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ for axis, atoms in zip(axes, (10, 12), strict=False):
     stretch, _ = rings[atoms]
     H = hamiltonian(stretch)
     density = 2 * eg.projector(H, slice(0, atoms // 2))
-    angle = torch.cumsum(2 * math.pi / atoms * (1 + 1.5 * stretch), 0)
+    angle = torch.cumsum(2 * math.pi / atoms * (1 + stretch.roll(1)), 0)
     place = torch.stack([angle.cos(), angle.sin()], 1)
     for i in range(atoms):
         j = (i + 1) % atoms
         order = density[i, j].item()
-        axis.plot(*place[[i, j]].T, color=plt.get_cmap("viridis")(order), linewidth=10 * order, solid_capstyle="round")
+        axis.plot(*place[[i, j]].T, color=plt.get_cmap("viridis")(order), linewidth=12 * order, solid_capstyle="round")
     axis.plot(*place.T, "o", color="k", markersize=9)
     axis.set(title=f"{atoms} atoms: width and colour are the bond's order", aspect="equal")
     axis.title.set_fontsize(9)
