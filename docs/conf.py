@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"own_method\.py$|__init__\.py$",
+    "ignore_pattern": r"examples[/\\][^/\\]+\.py$",  # those without a picture, at the top
     "download_all_examples": False,
     "show_memory": False,
     "remove_config_comments": True,

@@ -2,9 +2,10 @@
 The essential matrix, with outliers
 ===================================
 
-Two calibrated views of the same points fulfil ``y^T E x = 0``. The eight-point algorithm stacks the equations, and takes the
-eigenvector of the smallest eigenvalue of ``A^T W A``, 9 x 9. A network that weights the correspondences is trained through it.
-With few good matches the two smallest eigenvalues come close, which is where the gradient of other decompositions bursts.
+Two calibrated views of the same points fulfil ``y^T E x = 0``. The eight-point algorithm stacks the equations, and
+takes the eigenvector of the smallest eigenvalue of ``A^T W A``, 9 x 9. A network that weights the correspondences
+is trained through it. With few good matches the two smallest eigenvalues come close, which is where the gradient of
+other decompositions bursts.
 """
 
 import matplotlib.pyplot as plt
@@ -87,7 +88,9 @@ with torch.no_grad():
 figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, values in angles.items():
     ordered = torch.cat(values).sort().values
-    axis.plot(ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}")
+    axis.plot(
+        ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}"
+    )
 axis.set_xlabel("angle to the true essential matrix, degrees")
 axis.set_ylabel("pairs of views below it, %")
 axis.set_title(f"{OUTLIERS:.0%} of the matches are wrong")

@@ -2,9 +2,10 @@
 A network on EEG-like covariances
 =================================
 
-A trial of an EEG is many channels over time; what tells two kinds of imagined movement apart is which sources oscillate more
-strongly: the covariance. Its size varies from trial to trial. An SPD network maps a covariance bilinearly to a smaller one, ``W C W^T``, takes its logarithm, and
-classifies that. The logarithm's gradient is exact for the equal eigenvalues that a freshly whitened covariance has.
+A trial of an EEG is many channels over time; what tells two kinds of imagined movement apart is which sources
+oscillate more strongly: the covariance. Its size varies from trial to trial. An SPD network maps a covariance
+bilinearly to a smaller one, ``W C W^T``, takes its logarithm, and classifies that. The logarithm's gradient is
+exact for the equal eigenvalues that a freshly whitened covariance has.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,9 @@
 Whitening a network
 ===================
 
-Batch normalisation makes each channel's variance one; whitening removes the correlations between channels as well. The
-layer has the same interface and the same promises, so ``eg.nn.convert`` swaps it into a network that someone else
-wrote. Data: scikit-learn's digits.
+Batch normalisation makes each channel's variance one; whitening removes the correlations between channels as well.
+The layer has the same interface and the same promises, so ``eg.nn.convert`` swaps it into a network that someone
+else wrote. Data: scikit-learn's digits.
 """
 
 import copy

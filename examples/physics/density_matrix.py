@@ -2,10 +2,10 @@
 A differentiable density matrix
 ===============================
 
-Electrons on a ring of atoms fill the lowest levels, which come in degenerate pairs. What they do is in the density matrix, the projector
-on the filled levels: it does not depend on the basis within a pair, and its derivative needs only the gap between filled and empty. We
-let the ring find its bond lengths: Peierls' instability makes a regular ring of benzene's kind (4 k + 2 electrons) stay regular, and one
-of 4 k dimerise.
+Electrons on a ring of atoms fill the lowest levels, which come in degenerate pairs. What they do is in the density
+matrix, the projector on the filled levels: it does not depend on the basis within a pair, and its derivative needs
+only the gap between filled and empty. We let the ring find its bond lengths: Peierls' instability makes a regular
+ring of benzene's kind (4 k + 2 electrons) stay regular, and one of 4 k dimerise.
 """
 
 import math

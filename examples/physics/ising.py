@@ -2,11 +2,11 @@
 The Ising model by a differentiable renormalisation
 ===================================================
 
-The partition function of the square lattice is a network of small tensors. The tensor renormalisation group of Levin and Nave
-splits each by a singular value decomposition, keeps the largest values, and contracts four halves to a tensor that stands
-for twice as many spins. The energy is the derivative of the logarithm with respect to the temperature, *through* all
-decompositions. The model's symmetry makes singular values equal, where torch's gradient is not a number; Onsager tells
-the truth.
+The partition function of the square lattice is a network of small tensors. The tensor renormalisation group of
+Levin and Nave splits each by a singular value decomposition, keeps the largest values, and contracts four halves to
+a tensor that stands for twice as many spins. The energy is the derivative of the logarithm with respect to the
+temperature, *through* all decompositions. The model's symmetry makes singular values equal, where torch's gradient
+is not a number; Onsager tells the truth.
 """
 
 import math

@@ -2,10 +2,10 @@
 A Hessian at repeated stretches
 ===============================
 
-A rubber of Ogden's kind stores energy in powers of its principal stretches, eigenvalues of ``C = F^T F``. A finite-element code
-needs the stress and the tangent modulus, the first and second derivative of that energy; and at rest, in every uniaxial and equibiaxial
-test, stretches are *equal*. By automatic differentiation of eigenvalues the modulus is NaN there. As a function of the
-matrix it is not.
+A rubber of Ogden's kind stores energy in powers of its principal stretches, eigenvalues of ``C = F^T F``. A
+finite-element code needs the stress and the tangent modulus, the first and second derivative of that energy; and at
+rest, in every uniaxial and equibiaxial test, stretches are *equal*. By automatic differentiation of eigenvalues the
+modulus is NaN there. As a function of the matrix it is not.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,9 @@
 The Fréchet distance as a loss
 ==============================
 
-The distance behind the FID compares means and covariances of features, and contains a square root of a product of covariances.
-Measured in batches smaller than the number of features, these are singular. Here a generator is trained by it directly: it
-moves points until their *random features* have the statistics of the target's.
+The distance behind the FID compares means and covariances of features, and contains a square root of a product of
+covariances. Measured in batches smaller than the number of features, these are singular. Here a generator is
+trained by it directly: it moves points until their *random features* have the statistics of the target's.
 """
 
 import matplotlib.pyplot as plt
