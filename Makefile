@@ -52,10 +52,11 @@ $(VENV)/.test: $(VENV)/.lab
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.lab
-	$(INSTALL) --editable '.[docs]'
-	@touch $@
+# What an extra names, without building the kernel again.
+REQUIREMENTS = import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	print(*(name for name in extras['$*'] if not name.startswith('eigengrad')), sep='\n')
 
-$(VENV)/.release: $(VENV)/.lab
-	$(INSTALL) --editable '.[release]'
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
+	$(VENV)/bin/python -c "$(REQUIREMENTS)" > $@.txt
+	$(INSTALL) --requirement $@.txt
 	@touch $@
