@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"examples[/\\][^/\\]+\.py$",  # those without a picture, at the top
+    "ignore_pattern": "|".join(rf"^{path.stem}\.py$" for path in (ROOT / "examples").glob("*.py")),  # no picture
     "download_all_examples": False,
     "show_memory": False,
     "remove_config_comments": True,
