@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.autograd import Function, hermitian_part, save
-from eigengrad.gradients import GradientRule, few_terms
+from eigengrad.gradients import GradientRule, in_kernel
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -92,8 +92,8 @@ class _PullBack(Function):
         if gV is None:
             assert gL is not None
             return operators.recompose(V, gL)
-        if terms := few_terms(rule):
-            return operators.pull_back(V, gV, L, gL, KINDS["series"], 0.0, *terms)
+        if by_rule := in_kernel(rule, L.dtype):
+            return operators.pull_back(V, gV, L, gL, KINDS["rule"], *by_rule)
         return operators.pull_back(V, gV, rule.kernel(L).to(L.dtype).expand(V.shape), gL, KINDS["eigenvectors"])
 
     @staticmethod

@@ -9,7 +9,7 @@ from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.gradients import GradientRule, PowerIteration, Unrolled, check_rule
+from eigengrad.gradients import GradientRule, Lorentzian, Unrolled, check_rule
 from eigengrad.solvers.base import hermitian
 
 __all__ = ["EighResult", "columns_of", "eigh", "mirrored", "topk_eigh"]
@@ -27,7 +27,7 @@ def eigh(
     A: Tensor,
     UPLO: str = "L",
     *,
-    gradient: GradientRule | Unrolled = PowerIteration(),  # noqa: B008 (a frozen value)
+    gradient: GradientRule | Unrolled = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
     B: Tensor | None = None,
 ) -> EighResult:
@@ -46,9 +46,11 @@ def eigh(
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128.
         UPLO: the triangle of ``A`` that is read, ``"L"`` or ``"U"``. The other one is taken to be its adjoint.
-        gradient: a rule, or :class:`eigengrad.Unrolled` with the power iteration solver. The default gives the paper's
-            gradient, which is bounded by ``19 / abs(eigenvalue)``. For functions of the whole matrix, such as the
-            inverse square root, prefer :mod:`eigengrad.matrix_functions`, which need no rule.
+        gradient: a rule, or :class:`eigengrad.Unrolled` with the power iteration solver. The default is exact to
+            rounding where the gaps are wide, and bounded where they close; a loss of the space that tied vectors span
+            has its exact gradient there, too. For functions of the whole matrix, such as the inverse square root,
+            prefer :mod:`eigengrad.matrix_functions`, which need no rule; nothing else has the share of the gradient
+            *between* tied vectors that are weighted by functions of their eigenvalues.
         solver: ``"auto"``, ``"eigh"``, ``"svd"`` (positive semidefinite input), ``"qr"``, ``"power_iteration"``, or an
             object of :mod:`eigengrad.solvers`.
         B: Hermitian positive definite matrices for the generalised problem ``A v = l B v``, which is differentiated in
@@ -96,7 +98,7 @@ def topk_eigh(
     A: Tensor,
     k: int | slice,
     *,
-    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
 ) -> EighResult:
     """The k largest eigenvalues and their eigenvectors, with a backward pass at the cost of k.

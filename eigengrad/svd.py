@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices
-from eigengrad.autograd import Function, public, save
-from eigengrad.gradients import GradientRule, PowerIteration, check_rule
+from eigengrad.autograd import Function, hermitian_part, public, save
+from eigengrad.gradients import GradientRule, Lorentzian, check_rule
 
 __all__ = ["SVDResult", "svd"]
 
@@ -25,16 +25,18 @@ def svd(
     A: Tensor,
     *,
     full_matrices: bool = False,
-    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
 ) -> SVDResult:
     r"""``A = U diag(S) V^H``, differentiable where singular values meet or vanish.
 
     As :func:`torch.linalg.svd`, with the rules of :func:`eigengrad.eigh`: singular vectors are eigenvectors of
-    ``A^H A`` and ``A A^H``, so the rule's weights are those of the eigenvalues ``S^2``, zeros of a matrix that is not
-    square included. They are taken relative to the largest, which matters to :class:`eigengrad.Clipped` alone.
+    the Hermitian dilation ``[[0, A], [A^H, 0]]``, whose eigenvalues are those of S, their negatives and, for a matrix
+    that is not square, zeros. The rule's weights are those of this spectrum.
 
     Singular vectors are defined up to a sign (or phase, for complex input) that u and v share; a loss must not depend
-    on it. For the unitary factor ``U V^H``, prefer :func:`eigengrad.matrix_functions.polar`, which needs no rule.
+    on it. For the unitary factor ``U V^H``, prefer :func:`eigengrad.polar`, and for others,
+    :func:`eigengrad.singular_value_function`, which need no rule: where singular values are tied, no rule has the
+    share of the gradient between vectors that a loss weights by functions of them.
 
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
@@ -54,7 +56,8 @@ def svd(
         ValueError: if ``A`` is no batch of matrices.
         torch.linalg.LinAlgError: if the algorithm does not converge, for example on NaN.
 
-    Source: Ionescu et al., ICCV 2015, for the exact derivative; the weights as in :mod:`eigengrad.gradients`.
+    Source: Ionescu et al., ICCV 2015, for the exact derivative; Noferini, SIAM J. Matrix Anal. Appl. 38, 2017, for the
+    dilation.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -76,7 +79,8 @@ def svd(
 class _TallSVD(Function):
     """``A -> U, S, V`` for A with at least as many rows as columns.
 
-    With ``dP = U^H dA V``, the Gram matrices change in the bases U and V by ``dP S + S dP^H`` and ``dP^H S + S dP``.
+    Of ``dP = U^H dA V``, the Hermitian part turns u and v alike, with weights for ``1/(s_j - s_i)``, and the skew part
+    turns them apart, with weights for ``1/(s_j + s_i)``.
     """
 
     @staticmethod
@@ -94,26 +98,20 @@ class _TallSVD(Function):
     def backward(ctx: Any, gU: Tensor | None, gS: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None]:
         U, S, V = ctx.saved_tensors
         U, null = _split(U, S.shape[-1])
-        s, K, from_null, to_null = _weights(ctx.gradient, S)
-        gP = torch.zeros_like(V)
+        of_difference, of_sum, from_null, to_null = _weights(ctx.gradient, S)
+        gP = torch.zeros_like(V) if gS is None else torch.diag_embed(gS).to(V.dtype)
         outside = None
-        if gS is not None:
-            gP = gP + torch.diag_embed(gS)
-        if gV is not None:
-            H = K * (V.mH @ gV)
-            gP = gP + s.mT * (H + H.mH)
         if gU is not None:
             gU, gN = _split(gU, S.shape[-1])
             B = U.mH @ gU
-            G = K * B
-            gP = gP + (G + G.mH) * s
-            if B.is_complex():
-                phase = B.diagonal(dim1=-2, dim2=-1).imag * from_null
-                gP = gP + torch.diag_embed(torch.complex(torch.zeros_like(phase), phase))
+            gP = gP + hermitian_part(of_difference * B) + _skew_part(of_sum * B)
             if U.shape[-2] > U.shape[-1]:
-                outside = (gU - U @ B) * from_null.unsqueeze(-2)
+                outside = (gU - U @ B) * from_null
                 if null.shape[-1]:
-                    outside = outside + null @ (gN.mH @ U) * to_null.unsqueeze(-2)
+                    outside = outside + null @ (gN.mH @ U) * to_null
+        if gV is not None:
+            C = V.mH @ gV
+            gP = gP + hermitian_part(of_difference * C) - _skew_part(of_sum * C)
         gA = U @ gP
         return (gA if outside is None else gA + outside) @ V.mH, None, None
 
@@ -121,21 +119,20 @@ class _TallSVD(Function):
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
         U, S, V = ctx.saved_tensors
         U, null = _split(U, S.shape[-1])
-        s, K, from_null, to_null = _weights(ctx.gradient, S)
+        of_difference, of_sum, from_null, to_null = _weights(ctx.gradient, S)
         image = dA @ V
         dP = U.mH @ image
-        diagonal = dP.diagonal(dim1=-2, dim2=-1)
-        dV = V @ (K * (dP.mH * s + s.mT * dP))
-        inside = K * (dP * s + s.mT * dP.mH)
-        if dP.is_complex():
-            phase = diagonal.imag * from_null
-            inside = inside + torch.diag_embed(torch.complex(torch.zeros_like(phase), phase))
-        dU = U @ inside
+        alike, apart = of_difference * hermitian_part(dP), of_sum * _skew_part(dP)
+        dU, dV = U @ (alike + apart), V @ (alike - apart)
         if U.shape[-2] > U.shape[-1]:
-            dU = dU + (image - U @ dP) * from_null.unsqueeze(-2)
-            dN = U @ (to_null.unsqueeze(-1) * (image.mH @ null))
+            dU = dU + (image - U @ dP) * from_null
+            dN = U @ (to_null.mT * (image.mH @ null))
             dU = torch.cat([dU, dN], dim=-1)
-        return dU, diagonal.real.clone(), dV
+        return dU, dP.diagonal(dim1=-2, dim2=-1).real.clone(), dV
+
+
+def _skew_part(X: Tensor) -> Tensor:
+    return (X - X.mH) / 2
 
 
 def _split(U: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -145,18 +142,14 @@ def _split(U: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _weights(gradient: GradientRule, S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Relative singular values ``s (*, 1, k)``, and the rule's weights for the eigenvalues ``S^2``.
+    """The rule's weights for the eigenvalues ``-S``, 0 and ``S`` of the dilation.
 
-    First those among the singular vectors ``K (*, k, k)``, then those of a null vector in each and of each in a null
-    vector, ``(*, k)``, multiplied by s. All are divided once by the scale that s leaves out: its square would overflow.
+    For ``1/(s_j - s_i)`` and ``1/(s_j + s_i)``, ``(*, k, k)``; of a null vector in each vector and of each in a null
+    vector, ``(*, 1, k)``.
     """
-    if S.shape[-1] == 0:
-        return S.unsqueeze(-2), S.new_zeros(*S.shape, 0), S, S
-    largest = S.detach().amax(-1, keepdim=True)
-    scale = torch.where(largest > 0, largest, 1.0)
-    s = S / scale
-    ascending = torch.cat([torch.zeros_like(s[..., :1]), s.flip(-1).square()], dim=-1)
-    kernel = gradient.kernel(ascending)
-    K = kernel[..., 1:, 1:].flip(-1, -2) / scale.unsqueeze(-1)
-    from_null, to_null = kernel[..., 0, 1:].flip(-1) * s / scale, kernel[..., 1:, 0].flip(-1) * s / scale
-    return s.unsqueeze(-2), K, from_null, to_null
+    k = S.shape[-1]
+    kernel = gradient.kernel(torch.cat([-S, S.new_zeros(*S.shape[:-1], 1), S.flip(-1)], dim=-1))  # ascending
+    minus, plus = kernel[..., : k + 1, :], kernel[..., k + 1 :, :].flip(-2)
+    of_difference, of_sum = plus[..., k + 1 :].flip(-1), minus[..., :k, k + 1 :].flip(-1)
+    from_null, to_null = minus[..., k:, k + 1 :].flip(-1), (plus[..., k] - minus[..., :k, k]).unsqueeze(-2) / 2
+    return of_difference, of_sum, from_null, to_null

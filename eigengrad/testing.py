@@ -7,6 +7,7 @@ clusters, rank deficiency and eigenvalues of opposite sign.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,16 @@ from torch import Tensor
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, check_rule
 
-__all__ = ["SPECTRA", "check_gradient_rule", "hermitian", "invariant_loss", "relative_error", "spectrum", "wilkinson"]
+__all__ = [
+    "SPECTRA",
+    "RuleProperties",
+    "check_gradient_rule",
+    "hermitian",
+    "invariant_loss",
+    "relative_error",
+    "spectrum",
+    "wilkinson",
+]
 
 
 def _signs(n: int) -> Tensor:
@@ -126,12 +136,23 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> None:
+class RuleProperties(NamedTuple):
+    """What :func:`check_gradient_rule` found out about a rule that keeps the contract."""
+
+    antisymmetric: bool
+    """Whether ``K[j, i] = -K[i, j]``. If so, the gradient of a loss that does not depend on the basis inside a tied
+    block is exact at the tie, whatever the weights; if not, it depends on the basis that the solver returned."""
+
+
+def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> RuleProperties:
     """Check that a gradient rule keeps the contract of :class:`eigengrad.gradients.GradientRule`.
 
     Args:
         rule: the rule, one of this package's or your own.
         scale_free: require ``K(c L) = K(L)/c``. Switch it off for a rule with an absolute threshold.
+
+    Returns:
+        What the contract leaves open: whether the weights are antisymmetric.
 
     Raises:
         TypeError: if ``rule`` has not the two methods.
@@ -140,6 +161,9 @@ def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> None:
     Example:
         >>> import eigengrad as eg
         >>> check_gradient_rule(eg.Masked(rtol=1e-4))
+        RuleProperties(antisymmetric=True)
+        >>> check_gradient_rule(eg.PowerIteration(19)).antisymmetric
+        False
     """
     check_rule(rule)
     for dtype in (torch.float32, torch.float64):
@@ -153,6 +177,17 @@ def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> None:
     _check_batches(rule)
     _check_derivative(rule)
     _check_both_modes(rule)
+    return RuleProperties(_is_antisymmetric(rule))
+
+
+def _is_antisymmetric(rule: GradientRule) -> bool:
+    for kind in SPECTRA:
+        K = rule.kernel(spectrum(kind, 5))
+        size = torch.where(K.isfinite(), K.abs(), 0).max()
+        sums = torch.where(K.isfinite(), K + K.mT, 0)  # an exact tie may be infinite, of either sign
+        if float(sums.abs().max()) > 1e-12 * float(size):
+            return False
+    return True
 
 
 def _check_form(rule: GradientRule, L: Tensor) -> None:

@@ -6,6 +6,9 @@
 
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "dense.hpp"
 #include "kernel.hpp"
 #include "lanes.hpp"
@@ -53,6 +56,17 @@ EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
     return (abs(y) > abs(x)) | (later & (abs(x) <= abs(y)));
 }
 
+// What a Lorentzian takes from all eigenvalues x of a matrix.
+template <class Numbers, class T, class V = std::decay_t<decltype(std::declval<Numbers>().row(0))>>
+Lorentzian<V> lorentzian_of(Numbers x, int n, const PullBackArguments<T>& arguments) {
+    V largest = V(T(0));
+    for (int k = 0; k < n; ++k) {
+        const V magnitude = abs(x.row(k));
+        largest = select(magnitude > largest, magnitude, largest);
+    }
+    return Lorentzian<V>(largest, arguments.parameter);
+}
+
 // The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
 // have in common goes to `factor`: of a projector, whether it is kept.
 template <class V, class T = typename V::scalar>
@@ -60,9 +74,10 @@ void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const 
     if (arguments.kind == projector) factor.load(arguments.diagonal);
     else
         for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
+    const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     w.each(true, [&](int i, int j) {
         const V xi = x.row(i), xj = x.row(j);
-        pair_weights(arguments, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
+        pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
     });
     if (!arguments.of_function())
         for (int k = 0; k < w.n; ++k) w(k, k) = V(T(0));
@@ -73,10 +88,11 @@ void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, cons
     if (arguments.kind == projector) factor.load(arguments.diagonal);
     else
         for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
+    const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     w.each(arguments.of_function(), [&](int i, int j) {
         const V xi = x.row(i), xj = x.column(j);
         V weight, unused;
-        pair_weights(arguments, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), weight, unused);
+        pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), weight, unused);
         w.set(i, j, weight);
     });
     if (!arguments.of_function())

@@ -22,14 +22,15 @@ struct Workspace {
     }
 };
 
-// Which derivative, and where its weights come from: those of eigenvectors are given or a geometric series, those of a
-// function given or made for one that is known; a projector's are a series, or exact without terms. See weights.hpp.
+// Which derivative, and where its weights come from: those of eigenvectors are given or made by a rule, a Lorentzian or a
+// geometric series; those of a function given or made for one that is known; a projector's are by a rule, or exact without
+// width and terms. See weights.hpp.
 enum Weights {
     eigenvectors = 0,
     function = 1,
     square_root = 2,
     inverse_square_root = 3,
-    series = 4,
+    by_rule = 4,
     exponential = 5,
     logarithm = 6,
     power = 7,
@@ -56,9 +57,10 @@ struct PullBackArguments {
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
     const T* diagonal;  // (n), or null; of a projector 1 for the eigenvalues that it keeps, else 0
     T* result;
-    double exponent = 0;  // of a power
+    double parameter = 0;  // exponent of a power; relative width of a Lorentzian
 
-    bool of_function() const { return kind != eigenvectors && kind != series; }
+    bool of_function() const { return kind != eigenvectors && kind != by_rule; }
+    bool is_lorentzian() const { return parameter > 0 && (kind == by_rule || kind == projector); }
     bool weights_are_given() const { return kind == eigenvectors || kind == function; }
 };
 

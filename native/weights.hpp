@@ -57,11 +57,32 @@ EIGENGRAD_INLINE V divided_difference(Weights kind, T exponent, V x, V y, V of_x
     return major * select(tied, V(exponent), exponent < 0 ? change : -change);
 }
 
-// Of a projector, between an eigenvalue that it keeps and one that it does not: 1/(kept - other), or a series for it.
+// d/(d^2 + w^2) for the gap d of a pair; w is relative to the largest magnitude, and wide enough for a finite bound. As
+// lorentzian_kernel in gradients/gaps.py.
+template <class V>
+struct Lorentzian {
+    using T = typename V::scalar;
+    V inverse, square;  // of the largest magnitude, and of w
+
+    EIGENGRAD_INLINE Lorentzian(V largest, double width) {
+        constexpr double narrowest = 1e-18;
+        const V tiny(Limits<T>::smallest), least(T(width > narrowest ? width : narrowest));
+        inverse = select(tiny > largest, V(T(0)), V(T(1)) / largest);
+        const V bounded = inverse * V(T(0.25)) * tiny, w = select(bounded > least, bounded, least);
+        square = w * w;
+    }
+    EIGENGRAD_INLINE V weight(V x, V y) const {
+        const V d = (y - x) * inverse;
+        return d / fma(d, d, square) * inverse;
+    }
+};
+
+// Of a projector, between an eigenvalue that it keeps and one that it does not: 1/(kept - other), or a rule for it.
 template <class V, class M>
-EIGENGRAD_INLINE V projector_weight(V x, V y, V x_is_kept, V y_is_kept, M y_is_major, const int* terms) {
+EIGENGRAD_INLINE V projector_weight(V x, V y, V x_is_kept, V y_is_kept, M y_is_major, const int* terms,
+                                    const Lorentzian<V>* lorentzian) {
     const V zero = V(typename V::scalar(0));
-    V of_y = V(typename V::scalar(1)) / (y - x), of_x = -of_y;
+    V of_y = lorentzian ? lorentzian->weight(x, y) : V(typename V::scalar(1)) / (y - x), of_x = -of_y;
     if (terms[0]) series_weights(x, y, y_is_major, terms, of_y, of_x);
     return select(y_is_kept > x_is_kept, of_y, select(x_is_kept > y_is_kept, of_x, zero));
 }
@@ -69,16 +90,18 @@ EIGENGRAD_INLINE V projector_weight(V x, V y, V x_is_kept, V y_is_kept, M y_is_m
 // What the weights of the pairs of one eigenvalue have in common.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V common_factor(const PullBackArguments<T>& of, V x) {
-    return of.kind == exponential ? exp(x) : of.kind == power ? power_of(x, Exponent<T>(of.exponent, 1)) : x;
+    return of.kind == exponential ? exp(x) : of.kind == power ? power_of(x, Exponent<T>(of.parameter, 1)) : x;
 }
 
 // The weights of a pair of eigenvalues x and y, in the column of y and in that of x.
 template <class V, class M, class T = typename V::scalar>
-EIGENGRAD_INLINE void pair_weights(const PullBackArguments<T>& of, V x, V y, V of_x, V of_y, M y_is_major, V& in_y, V& in_x) {
-    if (of.kind == series) series_weights(x, y, y_is_major, of.terms, in_y, in_x);
-    else if (of.kind == projector) in_y = in_x = projector_weight(x, y, of_x, of_y, y_is_major, of.terms);
-    else if (of.kind < series) in_y = in_x = root_weight(of.kind, x, y);
-    else in_y = in_x = divided_difference(of.kind, T(of.exponent), x, y, of_x, of_y);
+EIGENGRAD_INLINE void pair_weights(const PullBackArguments<T>& of, const Lorentzian<V>* lorentzian, V x, V y, V of_x,
+                                   V of_y, M y_is_major, V& in_y, V& in_x) {
+    if (of.kind == by_rule && lorentzian) in_y = lorentzian->weight(x, y), in_x = -in_y;
+    else if (of.kind == by_rule) series_weights(x, y, y_is_major, of.terms, in_y, in_x);
+    else if (of.kind == projector) in_y = in_x = projector_weight(x, y, of_x, of_y, y_is_major, of.terms, lorentzian);
+    else if (of.kind < by_rule) in_y = in_x = root_weight(of.kind, x, y);
+    else in_y = in_x = divided_difference(of.kind, T(of.parameter), x, y, of_x, of_y);
 }
 
 // f(x) of some numbers.

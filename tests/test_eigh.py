@@ -13,7 +13,7 @@ from eigengrad import solvers
 from eigengrad.eigh import EighResult
 
 REAL_AND_COMPLEX = (torch.float64, torch.complex128)
-BOUNDED = [eg.PowerIteration(), eg.Taylor(), eg.Clipped(), eg.Clipped(3.0), eg.Lorentzian(1e-3), eg.Masked()]
+BOUNDED = [eg.Lorentzian(), eg.PowerIteration(), eg.Taylor(), eg.Clipped(3.0), eg.Lorentzian(1e-3), eg.Masked()]
 RULES = [eg.Exact(), *BOUNDED]
 TIED = {
     "two": torch.tensor([1.0, 2.0, 2.0, 4.0]),

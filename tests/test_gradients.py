@@ -24,6 +24,7 @@ BOUNDED = [
     eg.Clipped(),
     eg.Clipped(3.0),
     eg.Lorentzian(),
+    eg.Lorentzian(1e-12),
     eg.Lorentzian(1e-3),
     eg.Masked(),
     eg.Masked(0.1),
@@ -112,7 +113,7 @@ def test_series_kernels_to_a_few_ulp(terms: int, dtype: torch.dtype) -> None:
     [
         (eg.Clipped(), clipped(1e10)),
         (eg.Clipped(3.0), clipped(3.0)),
-        (eg.Lorentzian(), lorentzian(1e-12)),
+        (eg.Lorentzian(1e-12), lorentzian(1e-12)),
         (eg.Lorentzian(0.1), lorentzian(0.1)),
         (eg.Masked(1e-3), masked(1e-3)),
         (eg.Exact(), antisymmetric(lambda a, b: 1 / (a - b))),
@@ -298,7 +299,7 @@ def test_counts_are_checked(rule: type, argument: str, least: int) -> None:
 )
 def test_thresholds_are_checked(rule: type, argument: str) -> None:
     assert getattr(rule(1), argument) == 1
-    for value in ("3", True, None, 1j):
+    for value in ("3", True, [], 1j):
         with pytest.raises(TypeError, match=f"{rule.__name__}: {argument} must be a number"):
             rule(value)
     for value in (0, -1.0, math.inf, math.nan):

@@ -152,3 +152,19 @@ def test_export(generator: torch.Generator) -> None:
         exported = torch.export.export(Solve(solver), (A,), dynamic_shapes=batch)
         for size in (2, 64):
             assert torch.equal(exported.module()(A[:size]), eg.eigh(A[:size], solver=solver)[0])
+
+
+@pytest.mark.parametrize("A", [torch.ones(3, 4), torch.ones(3), torch.ones(3, 3, dtype=torch.int64)], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_no_square_matrices(A: Tensor, device: str) -> None:
+    """Tracers hear of it as eager does."""
+    A = A.to(device)
+    x = torch.ones(3, device=device)
+    for call in (
+        lambda: operators.eigh(A, False, False, True),
+        lambda: operators.root(A, True, 0.0, False, True),
+        lambda: operators.recompose(A, x),
+        lambda: operators.pull_back(A, A, x, None, operators.KINDS["square_root"]),
+    ):
+        with pytest.raises((RuntimeError, TypeError, ValueError), match=r"square|float32|real"):
+            call()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import eigengrad as eg
 from eigengrad import native
-from eigengrad.gradients import few_terms
+from eigengrad.gradients import in_kernel
 from eigengrad.native import operators
 from eigengrad.testing import relative_error
 
@@ -21,9 +21,15 @@ def close(ours: Tensor, expected: Tensor) -> bool:
 
 
 def pull_back(
-    V: Tensor, G: Tensor, weights: Tensor, kind: str, diagonal: Tensor | None = None, terms: tuple[int, int] = (0, 0)
+    V: Tensor,
+    G: Tensor,
+    weights: Tensor,
+    kind: str,
+    diagonal: Tensor | None = None,
+    terms: tuple[int, ...] = (0, 0),
+    parameter: float = 0.0,
 ) -> Tensor:
-    return operators.pull_back(V, G, weights, diagonal, operators.KINDS[kind], 0.0, *terms)
+    return operators.pull_back(V, G, weights, diagonal, operators.KINDS[kind], parameter, *terms)
 
 
 def basis(batch: int, n: int, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -87,7 +93,8 @@ def every_product(A: Tensor, L: Tensor, V: Tensor, G: Tensor) -> list[Tensor]:
     results = [*operators.refine(A, by_columns(V))]
     results += operators.root(A, True, 0.0, True, False)
     results += [operators.recompose(V, L), pull_back(V, G, L, "square_root")]
-    return [*results, pull_back(V, G, L, "series", terms=(9, 8))]
+    results.append(pull_back(V, G, L, "rule", terms=(9, 8)))
+    return [*results, pull_back(V, G, L, "rule", parameter=1e-4)]
 
 
 @with_kernel
@@ -108,13 +115,17 @@ def test_same_bits_by_any_number_of_threads(threads: int, dtype: torch.dtype, ge
         assert all(map(torch.equal, alone, shared))
 
 
-RULES = (*map(eg.PowerIteration, (1, 2, 16, 19, 32)), *map(eg.Taylor, (0, 9, 30, 31)))
+RULES = (
+    *map(eg.PowerIteration, (1, 2, 16, 19, 32)),
+    *map(eg.Taylor, (0, 9, 30, 31)),
+    *map(eg.Lorentzian, (None, 1e-30, 1e-12, 1e-3)),
+)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", SIZES)
-def test_series(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
-    """The weights of a short series made in the kernel, against those that the rule gives."""
+def test_rules(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
+    """The weights made in the kernel, of a Lorentzian or a short series, against those that the rule gives."""
     real = dtype.to_real()
     for batch in (1, 40):
         _, V = basis(batch, n, dtype, generator)
@@ -125,19 +136,21 @@ def test_series(n: int, dtype: torch.dtype, instructions: str, generator: torch.
         spectra += [(40 * tiny * u, 1e3 * tiny), (u * 1e-3 / tiny, 1e-3 / tiny)]  # some have no reciprocal
         for L, scale in spectra:
             for rule in RULES:
-                assert few_terms(rule) == rule.terms
-                ours = pull_back(V, scale * G, L, "series", terms=rule.terms)
+                by_rule = in_kernel(rule, real)
+                assert by_rule is not None
+                width, *terms = by_rule
+                ours = pull_back(V, scale * G, L, "rule", terms=tuple(terms), parameter=width)
                 expected = pull_back(V, scale * G, rule.kernel(L), "eigenvectors")
                 assert ours.isfinite().all() and close(ours, expected)
 
 
-def test_series_that_the_kernel_does_not_sum() -> None:
+def test_rules_that_the_kernel_does_not_know() -> None:
     class Doubled(eg.PowerIteration):
         def kernel(self, eigenvalues: Tensor) -> Tensor:
             return 2 * super().kernel(eigenvalues)
 
     for rule in (eg.PowerIteration(33), eg.Taylor(32), eg.Exact(), Doubled()):
-        assert few_terms(rule) is None
+        assert in_kernel(rule, torch.float32) is None
 
 
 def errors_of_pairs(A: Tensor, L: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +241,7 @@ def test_same_bits_in_lanes_and_alone(
     L, V = basis(40, n, dtype, generator)
     G = torch.randn(40, n, n, dtype=dtype, generator=generator)
     K = torch.randn(40, n, n, dtype=dtype.to_real(), generator=generator)
-    kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "series": L.round()}
+    kinds = {"eigenvectors": K, "function": K + K.mT, "square_root": L, "inverse_square_root": L, "rule": L.round()}
 
     def every(at: slice) -> list[Tensor]:
         products = [
@@ -236,6 +249,7 @@ def test_same_bits_in_lanes_and_alone(
             for cotangent in (G[at], by_columns(G[at]))
             for kind, weights in kinds.items()
         ]
+        products.append(pull_back(V[at], G[at], L[at], "rule", L[at], parameter=1e-4))
         return [*products, operators.recompose(V[at], L[at])]
 
     together = every(slice(None))

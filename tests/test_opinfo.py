@@ -160,7 +160,7 @@ def of_matrices(operator: str) -> list[tuple[Any, ...]]:
             for A in layouts(positive_definite(*shape, dtype=dtype)):
                 L, V = torch.linalg.eigh(A)
                 real = L.unsqueeze(-1) + L.unsqueeze(-2)
-                diagonals = {"eigenvectors": (None, L), "series": (None, L), "projector": ((L > 1.0).to(L.dtype),)}
+                diagonals = {"eigenvectors": (None, L), "rule": (None, L), "projector": ((L > 1.0).to(L.dtype),)}
                 arguments += {
                     "eigh": [(A, always, function, False) for always in (False, True) for function in (False, True)],
                     "root": [(A, inverse, 0.25, False, False) for inverse in (False, True)],

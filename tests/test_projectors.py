@@ -21,7 +21,15 @@ CUTS = {
     "all": ([1.0] * 5, 5),
     "none": ([1.0] * 5, 0),
 }
-RULES = [eg.PowerIteration(), eg.PowerIteration(1), eg.Taylor(), eg.Clipped(3.0), eg.Lorentzian(1e-3), eg.Masked()]
+RULES = [
+    eg.Lorentzian(),
+    eg.PowerIteration(),
+    eg.PowerIteration(1),
+    eg.Taylor(),
+    eg.Clipped(3.0),
+    eg.Lorentzian(1e-3),
+    eg.Masked(),
+]
 
 Cut = int | slice | Callable[[Tensor], Tensor]
 

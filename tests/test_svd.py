@@ -9,7 +9,7 @@ import eigengrad as eg
 from eigengrad.svd import SVDResult
 
 SHAPES = [(3, 3), (5, 3), (3, 5), (1, 1), (2, 1)]
-RULES = [eg.PowerIteration(), eg.Taylor(), eg.Clipped(3.0), eg.Lorentzian(1e-3), eg.Masked()]
+RULES = [eg.Lorentzian(), eg.PowerIteration(), eg.Taylor(), eg.Clipped(3.0), eg.Lorentzian(1e-3), eg.Masked()]
 
 
 def matrix(
@@ -55,15 +55,36 @@ def test_exact_is_torch(m: int, n: int, dtype: torch.dtype, generator: torch.Gen
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_rule_is_that_of_the_gram_matrix(rule: eg.gradients.GradientRule, generator: torch.Generator) -> None:
-    """The right singular vectors are the eigenvectors of ``A^H A``, with the same gradient (at the scale of one)."""
-    A = matrix([1.0, 0.9, 0.3], 5, 3, torch.complex128, generator).requires_grad_()
-    G = torch.randn(3, 3, 3, dtype=A.dtype, generator=generator)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_rule_is_that_of_the_dilation(
+    scale: float, rule: eg.gradients.GradientRule, generator: torch.Generator
+) -> None:
+    """Singular vectors are the eigenvectors of ``[[0, A], [A^H, 0]]``, with the same gradient."""
+    # Of s and -s, rounding decides which one is the major: power iteration treats it differently, where A is complex.
+    dtype = torch.float64 if isinstance(rule, eg.PowerIteration) else torch.complex128
+    A = matrix([1.0, 0.9, 0.3], 5, 3, dtype, generator, scale).requires_grad_()
+    G = torch.randn(3, 5, 3, dtype=A.dtype, generator=generator)
+    U, _, Vh = eg.svd(A, gradient=rule)
+    below = torch.cat([A.mH, A.new_zeros(3, 3)], dim=-1)
+    dilation = torch.cat([torch.cat([A.new_zeros(5, 5), A], dim=-1), below])
+    W = eg.eigh(dilation, gradient=rule).eigenvectors[:, 5:].flip(-1) * 2**0.5
     gradients = []
-    for V in (eg.svd(A, gradient=rule).Vh.mH.flip(-1), eg.eigh(A.mH @ A, gradient=rule).eigenvectors):
-        projectors = V.mT.unsqueeze(-1) * V.mT.conj().unsqueeze(-2)
-        gradients.append(torch.autograd.grad((G * projectors).real.sum(), A, retain_graph=True)[0])
+    for left, right in ((U, Vh), (W[:5], W[5:].mH)):
+        outer = left.mT.unsqueeze(-1) * right.unsqueeze(-2)
+        gradients.append(torch.autograd.grad((G * outer).real.sum(), A, retain_graph=True)[0] * scale)
     assert relative_error(*gradients) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+def test_polar_factor_at_a_tie(dtype: torch.dtype, generator: torch.Generator) -> None:
+    """``U V^H`` does not depend on the basis of tied vectors; its derivative divides by sums of singular values."""
+    A = matrix([2.0, 2.0, 0.5], 4, 3, torch.complex128 if dtype.is_complex else torch.float64, generator).to(dtype)
+    G = torch.randn(4, 3, dtype=dtype, generator=generator)
+    gradients = []
+    for function in (lambda A: eg.svd(A).U @ eg.svd(A).Vh, lambda A: eg.polar(A).unitary):
+        B = A.clone().requires_grad_()
+        gradients.append(torch.autograd.grad((G * function(B)).real.sum(), B)[0])
+    assert relative_error(*gradients) < 1e4 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -25,7 +25,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from eigengrad.gradients.series import FEW_TERMS, pairs, series_kernel
+from eigengrad.gradients.gaps import diagonal, gaps, lorentzian_kernel, pairs, scale
+from eigengrad.gradients.series import FEW_TERMS, series_kernel
 
 __all__ = ["Clipped", "Exact", "GradientRule", "Lorentzian", "Masked", "PowerIteration", "Taylor", "Unrolled"]
 
@@ -60,7 +61,7 @@ class Exact:
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
         row, column = pairs(eigenvalues)
-        dropped = _diagonal(eigenvalues) | ((row == 0) & (column == 0))
+        dropped = diagonal(eigenvalues) | ((row == 0) & (column == 0))
         return _reciprocal_except(column - row, dropped)
 
     def bound(self, smallest: float, largest: float) -> float:
@@ -78,8 +79,12 @@ class PowerIteration:
     ``r = 0.85`` and 19 iterations). Zero eigenvalues: where ``a`` is so small that ``T/abs(a)`` overflows the
     dtype, zero included, the weight is 0.
 
-    Use it by default: training stays smooth whatever the spectrum does, and ``iterations`` is the choice between
-    fidelity and bound. The default of 19 is the paper's.
+    The weights of a pair are not antisymmetric: between the T and the T - 1 terms lies ``r^(T-1)/a``. Inside a tied
+    block this makes the gradient depend on the basis that the solver happened to return, even of a loss that does not
+    (by 0.6 to 10 times its size in ``results/gaps.md``), and more iterations do not help.
+
+    Use it to regularise training as the paper does: a gradient that stays smooth whatever the spectrum does, with
+    ``iterations`` as the choice between fidelity and bound. It is no derivative. The default of 19 is the paper's.
 
     Args:
         iterations: T, the number of terms for the major, at least 1. The paper's equation (2) has T = K terms.
@@ -159,7 +164,7 @@ class Clipped:
         _check_positive("Clipped", "max_magnitude", self.max_magnitude)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        gap = _gaps(eigenvalues)
+        gap = gaps(eigenvalues)
         limit = min(self.max_magnitude, torch.finfo(eigenvalues.dtype).max)
         clamped = (gap * limit).abs() <= 1.0
         above = gap.new_ones(gap.shape[-1], gap.shape[-1]).triu(1)
@@ -176,38 +181,44 @@ class Lorentzian:
     Bound: ``1/(2w)``, reached at ``d = w``; a tie gives 0. Bias: a share ``w^2/(d^2 + w^2)`` of the exact weight
     is left out. Zero eigenvalues: weight 0, as for any tie.
 
-    Use it when the derivative should be smooth in the eigenvalues and vanish at ties.
+    Use it by default. For a loss that does not depend on the basis inside a tied block, the weights inside the block
+    must cancel, and antisymmetric ones do: the gradient is exact at ties. At the default width the bias is that of
+    rounding as soon as the exact rule is accurate, and the error in between is at most about the square root of
+    the machine epsilon (``results/gaps.md``).
 
     Args:
-        width: w as a fraction of ``max abs(L)``, positive. The default of 1e-12 only removes the pole, as its authors
-            meant it to; widths around 1e-3 regularise. (Their w is absolute; ours follows the matrix's scale.)
+        width: w as a fraction of ``max abs(L)``, positive; None, the default, for the square root of the dtype's
+            machine epsilon, 1.5e-8 in float64 and 3.5e-4 in float32. The authors' 1e-12, which is absolute, only
+            removes the pole; widths around 1e-3 regularise. Widths below 1e-18 are taken to be that.
 
     Source: Liao, Liu, Wang, Xiang, *Differentiable Programming Tensor Networks*, 2019, arXiv 1903.09650.
     """
 
-    width: float = 1e-12
+    width: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("Lorentzian", "width", self.width)
+        if self.width is not None:
+            _check_positive("Lorentzian", "width", self.width)
+
+    def relative_width(self, dtype: torch.dtype) -> float:
+        """w as a fraction of ``max abs(L)``, for eigenvalues of this dtype."""
+        return torch.finfo(dtype).eps ** 0.5 if self.width is None else self.width
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        scale = _scale(eigenvalues)
-        distance = _gaps(eigenvalues) / scale
-        width = max(self.width, torch.finfo(eigenvalues.dtype).tiny)
-        # d/(d^2 + w^2) in two divisions: the squares would underflow in float32.
-        hypotenuse = torch.hypot(distance, torch.full_like(distance, width))
-        return distance / hypotenuse / hypotenuse / scale
+        return lorentzian_kernel(eigenvalues, self.relative_width(eigenvalues.dtype))
 
     def bound(self, smallest: float, largest: float) -> float:
-        return _divide(0.5 / self.width, largest)
+        return _divide(0.5 / self.relative_width(torch.float64), largest)
 
 
 @dataclass(frozen=True)
 class Masked:
     """The exact weight, left out for eigenvalues that count as equal: 0 where ``abs(a-b) <= t max abs(L)``.
 
-    Bound: ``1/(t max abs(L))``. Bias: none outside the mask, everything inside it, which is right exactly when the
-    loss does not depend on the basis chosen inside a degenerate eigenspace. Zero eigenvalues: weight 0, as for any tie.
+    Bound: ``1/(t max abs(L))``. Bias: none outside the mask, everything inside it, which is right at a tie when the
+    loss depends on the span of the tied vectors alone. A loss that weights them by functions of their eigenvalues,
+    ``V f(L) V^H``, loses its share between them, under this rule as under any: use a function of the matrix. Zero
+    eigenvalues: weight 0, as for any tie.
 
     Use it in physics, where degeneracy is a symmetry and the loss respects it.
 
@@ -224,8 +235,8 @@ class Masked:
         _check_positive("Masked", "rtol", self.rtol)
 
     def kernel(self, eigenvalues: Tensor) -> Tensor:
-        gap = _gaps(eigenvalues)
-        return _reciprocal_except(gap, gap.abs() <= self.rtol * _scale(eigenvalues))
+        gap = gaps(eigenvalues)
+        return _reciprocal_except(gap, gap.abs() <= self.rtol * scale(eigenvalues))
 
     def bound(self, smallest: float, largest: float) -> float:
         return _divide(1.0 / self.rtol, largest)
@@ -251,32 +262,17 @@ def check_rule(gradient: object) -> None:
     if type(gradient) in _RULES:  # quickly, as a rule: asking a protocol takes 5 us
         return
     if isinstance(gradient, type) or not isinstance(gradient, GradientRule):
-        raise TypeError(f"gradient must be a rule such as eigengrad.PowerIteration(), got {gradient!r}")
+        raise TypeError(f"gradient must be a rule such as eigengrad.Lorentzian(), got {gradient!r}")
 
 
-def few_terms(gradient: GradientRule) -> tuple[int, int] | None:
-    """The terms of a rule that is a short series, which the compiled kernel sums by itself."""
+def in_kernel(gradient: GradientRule, dtype: torch.dtype) -> tuple[float, int, int] | None:
+    """The width of a Lorentzian (0 for a series) and the terms of a short series (0 for a Lorentzian), whose weights
+    the compiled kernel makes by itself; None for other rules."""
+    if type(gradient) is Lorentzian:
+        return gradient.relative_width(dtype), 0, 0
     if type(gradient) in (PowerIteration, Taylor) and max(gradient.terms) <= FEW_TERMS:  # type: ignore[attr-defined]
-        return gradient.terms  # type: ignore[attr-defined]
+        return 0.0, *gradient.terms  # type: ignore[attr-defined]
     return None
-
-
-def _diagonal(eigenvalues: Tensor) -> Tensor:
-    return torch.eye(eigenvalues.shape[-1], dtype=torch.bool, device=eigenvalues.device)
-
-
-def _gaps(eigenvalues: Tensor) -> Tensor:
-    """``L[j] - L[i]``. The diagonal has no derivative: two huge ones that cancel would round all others away."""
-    row, column = pairs(eigenvalues)
-    return (column - row).masked_fill(_diagonal(eigenvalues), 0.0)
-
-
-def _scale(eigenvalues: Tensor) -> Tensor:
-    """``max abs(L)`` as ``(*, 1, 1)``, or 1 for a zero matrix, whose gaps are all zero whatever they are divided by."""
-    if eigenvalues.shape[-1] == 0:
-        return eigenvalues.new_ones(()).expand(*eigenvalues.shape[:-1], 1, 1)
-    largest = eigenvalues.abs().amax(-1)[..., None, None]
-    return torch.where(largest > 0, largest, 1.0)
 
 
 def _reciprocal_except(gap: Tensor, dropped: Tensor) -> Tensor:

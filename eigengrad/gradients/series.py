@@ -8,15 +8,12 @@ term is 1, and with its derivatives there.
 import torch
 from torch import Tensor
 
-__all__ = ["FEW_TERMS", "pairs", "series_kernel"]
+from eigengrad.gradients.gaps import pairs
+
+__all__ = ["FEW_TERMS", "series_kernel"]
 
 FEW_TERMS = 32
 """Up to here a series is summed by multiplications: faster than the closed form, and as accurate."""
-
-
-def pairs(eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    """``L[i]`` as a column vector and ``L[j]`` as a row vector, ready to broadcast to ``(*, n, n)``."""
-    return eigenvalues.unsqueeze(-1), eigenvalues.unsqueeze(-2)
 
 
 def series_kernel(eigenvalues: Tensor, terms: tuple[int, int]) -> Tensor:

@@ -189,7 +189,7 @@ class _NearestUnitary(Function):
         return gA, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ dA

@@ -25,8 +25,8 @@ from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import conjugate
 from eigengrad.eigh import columns_of
-from eigengrad.gradients import Exact, GradientRule, PowerIteration, check_rule, few_terms
-from eigengrad.gradients.series import pairs
+from eigengrad.gradients import Exact, GradientRule, Lorentzian, check_rule, in_kernel
+from eigengrad.gradients.gaps import pairs
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
@@ -41,7 +41,7 @@ def projector(
     A: Tensor,
     k: int | slice | Choice,
     *,
-    gradient: GradientRule = PowerIteration(),  # noqa: B008 (a frozen value)
+    gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
@@ -54,8 +54,7 @@ def projector(
         k: how many of the largest eigenvalues to keep, from 0 to n; or a slice of the ascending spectrum, such as
             ``slice(0, 2)`` for the two smallest; or a function from the ascending eigenvalues ``(*, n)`` to booleans,
             such as ``lambda L: L > 0``.
-        gradient: a rule. With :class:`eigengrad.Exact` every derivative is exact, and unbounded as the gap at the cut
-            closes.
+        gradient: a rule for the gaps at the cut. The default is exact to rounding, and bounded as such a gap closes.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
@@ -139,9 +138,9 @@ class _Tangent(Function):
 
     @staticmethod
     def forward(A: Tensor, P: Tensor, kept: Tensor, L: Tensor, V: Tensor, dA: Tensor, rule: GradientRule) -> Tensor:
-        terms = (0, 0) if type(rule) is Exact else few_terms(rule)
-        if terms is not None:
-            return operators.pull_back(V, dA, L, kept, KINDS["projector"], 0.0, *terms)
+        by_rule = (0.0, 0, 0) if type(rule) is Exact else in_kernel(rule, L.dtype)
+        if by_rule is not None:
+            return operators.pull_back(V, dA, L, kept, KINDS["projector"], *by_rule)
         W = _weights(L, kept, rule)
         return conjugate(V, W + W.mT, dA)
 

@@ -217,7 +217,7 @@ class _Value(Function):
         return _derivative(A, g, ctx.f, L, V), None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         A, L, V = ctx.saved_tensors
         return _derivative(A, dA, ctx.f, L, V), *constant(L, V)
 

@@ -135,7 +135,7 @@ class _Root(Function):
         return ctx.derivative.call(S, gS, s, V), None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
         S, s, V = ctx.saved_tensors
         return ctx.derivative.call(S, dA, s, V), *constant(s, V)
 

@@ -49,7 +49,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             f"{VARIABLE}={wanted}: this processor, or the kernel as it was built, has no such instructions"
         )
     if not library.eigengrad_start(_torch_library().encode()):
-        return None, f"built, but torch {torch.__version__} lacks the C interface (torch 2.11 has it) or LAPACK's symbols"
+        return None, f"built, but torch {torch.__version__} lacks its C interface (of 2.11) or LAPACK's symbols"
     for name, values in zip(("kernel", "single"), thresholds.table(), strict=True):
         array = (ctypes.c_int64 * len(values))(*values)
         if getattr(library, f"eigengrad_set_{name}_table")(array, len(values)):

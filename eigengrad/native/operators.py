@@ -25,11 +25,12 @@ an eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and it
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from eigengrad.arguments import check_square
 from eigengrad.native import reference
 from eigengrad.native.reference import KINDS
 
@@ -59,6 +60,10 @@ _SCHEMAS = {
     "affine_backward": "(Tensor(a!)? gx, Tensor data, Tensor g, Tensor T, Tensor centre) -> (Tensor, Tensor)",
 }
 
+_OF_MATRICES = {"eigh": 2, "root": 3, "function": 3, "refine": 2, "recompose": 1, "pull_back": 1}
+_OF_DATA = {"moments": 2, "affine": 0, "affine_backward": 2}
+"""How many results they have."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -82,10 +87,23 @@ def _with_lazy_conjugates(function: Callable[P, T]) -> Callable[P, T]:
     return heeding
 
 
+def _of_matrices(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` of square matrices of a dtype that LAPACK has, as the kernel asks for it."""
+
+    @functools.wraps(function)
+    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+        check_square(cast("Tensor", arguments[0]), "the first argument")
+        return function(*arguments, **options)
+
+    return checked
+
+
 _library = torch.library.Library("eigengrad", "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, _with_lazy_conjugates(getattr(reference, _name)), "CompositeExplicitAutograd")
+    _function = getattr(reference, _name)
+    _function = _with_lazy_conjugates(_of_matrices(_function) if _name in _OF_MATRICES else _function)
+    _library.impl(_name, _function, "CompositeExplicitAutograd")
 
 eigh = torch.ops.eigengrad.eigh.default
 root = torch.ops.eigengrad.root.default
@@ -125,6 +143,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "affine_backward": lambda gx, data, g, T, centre: (_matrices_like(T), _matrices_like(centre)),
 }
 for _name, _fake in _FAKES.items():
+    _fake = _of_matrices(_fake) if _name in _OF_MATRICES else _fake
     torch.library.register_fake(f"eigengrad::{_name}", _fake, lib=_library)
 
 
@@ -163,7 +182,9 @@ def _one_by_one(operator: Any, results: int) -> Callable[..., Any]:
     return rule
 
 
-for _operator, _results in ((eigh, 2), (root, 3), (function, 3), (refine, 2), (recompose, 1), (pull_back, 1)):
+for _name, _results in _OF_MATRICES.items():
+    _operator = getattr(torch.ops.eigengrad, _name).default
     torch.library.register_vmap(_operator, _batches_of_matrices(_operator, _results), lib=_library)
-for _operator, _results in ((moments, 2), (affine, 0), (affine_backward, 2)):
+for _name, _results in _OF_DATA.items():
+    _operator = getattr(torch.ops.eigengrad, _name).default
     torch.library.register_vmap(_operator, _one_by_one(_operator, _results), lib=_library)

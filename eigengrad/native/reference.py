@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from eigengrad.autograd import hermitian_part
-from eigengrad.gradients.series import pairs, series_kernel
+from eigengrad.gradients.gaps import lorentzian_kernel, pairs
+from eigengrad.gradients.series import series_kernel
 from eigengrad.native.thresholds import plan
 
 __all__ = [
@@ -31,7 +32,7 @@ KINDS = {
             "function",
             "square_root",
             "inverse_square_root",
-            "series",
+            "rule",
             "exponential",
             "logarithm",
             "power",
@@ -42,12 +43,13 @@ KINDS = {
 """What ``pull_back(V, G, weights, diagonal, kind, ...)`` makes of a cotangent G, and its ``weights`` by kind:
 
 * ``eigenvectors``: the Hermitian part of ``V (K o (V^H G) + diag(diagonal)) V^H``; K ``(*, n, n)``
-* ``series``: the same with the K of :func:`eigengrad.gradients.series.series_kernel`; eigenvalues ``(*, n)``
+* ``rule``: the same with the K of a Lorentzian whose relative width is ``parameter``, or, where that is 0, of a series
+  of ``major_terms`` and ``minor_terms`` (:mod:`eigengrad.gradients`); eigenvalues ``(*, n)``
 * ``function``: ``V (W o (V^H herm(G) V)) V^H``; symmetric W ``(*, n, n)``
 * ``square_root``, ``inverse_square_root``: the same with the W of the root; its eigenvalues ``(*, n)``
 * ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``
-* ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: exact
-  without terms, else by the series; eigenvalues ``(*, n)``
+* ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: by the
+  rule, exact without width and terms; eigenvalues ``(*, n)``
 """
 _NAMES = tuple(KINDS)
 
@@ -165,18 +167,18 @@ def pull_back(
 ) -> Tensor:
     """As :data:`KINDS` has it."""
     name = _NAMES[kind]
-    if name not in ("eigenvectors", "series"):
+    if name not in ("eigenvectors", "rule"):
         G = hermitian_part(G)
         if name == "inverse_square_root":  # no factor of -x_i x_j/(1/x_i + 1/x_j) x_i x_j leaves the range early
             scaled = V * weights.unsqueeze(-2)
             return V @ (_reciprocal_sums(-1 / weights) * (scaled.mH @ G @ scaled)) @ V.mH
         if name == "projector":
             assert diagonal is not None
-            W = projector_weights(weights, diagonal, (major_terms, minor_terms))
+            W = projector_weights(weights, diagonal, parameter, (major_terms, minor_terms))
         else:
             W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
         return V @ (W * (V.mH @ G @ V)) @ V.mH
-    K = series_kernel(weights, (major_terms, minor_terms)) if name == "series" else weights
+    K = rule_weights(weights, parameter, (major_terms, minor_terms)) if name == "rule" else weights
     rotated = V @ (K * (V.mH @ G))
     if diagonal is not None:
         rotated = torch.addcmul(rotated, V, diagonal.unsqueeze(-2).to(V.dtype))
@@ -188,10 +190,15 @@ def _reciprocal_sums(s: Tensor) -> Tensor:
     return (row + column).reciprocal()
 
 
-def projector_weights(L: Tensor, kept: Tensor, terms: tuple[int, int]) -> Tensor:
-    """``1/(l_kept - l_other)`` or, with terms, the series for it; symmetric, and 0 within either."""
+def rule_weights(L: Tensor, width: float, terms: tuple[int, int]) -> Tensor:
+    """Of a Lorentzian or, without width, of a series."""
+    return lorentzian_kernel(L, width) if width else series_kernel(L, terms)
+
+
+def projector_weights(L: Tensor, kept: Tensor, width: float, terms: tuple[int, int]) -> Tensor:
+    """``1/(l_kept - l_other)`` or, with width or terms, a rule for it; symmetric, and 0 within either."""
     row, column = pairs(L)
-    K = series_kernel(L, terms) if any(terms) else (column - row).reciprocal()
+    K = rule_weights(L, width, terms) if width or any(terms) else (column - row).reciprocal()
     row, column = pairs(kept)
     W = torch.where(column > row, K, 0.0)
     return W + W.mT

@@ -52,7 +52,7 @@ static bool check(int planes, long batch, int n, int threads, T scale) {
                 right = right && std::abs(residual) <= 100 * n * std::numeric_limits<T>::epsilon() * scale;
             }
     for (int kind = 2; kind < 8; ++kind)
-        for (int how = 0; how < 4 && kind != series; ++how) {
+        for (int how = 0; how < 4 && kind != by_rule; ++how) {
             if (how == 2 && sizeof(T) == 8) continue;
             const FunctionArguments<T> arguments{{Weights(kind), 0.3}, Precision(how % 3), planes == 2, how == 3,
                                                  a.get(), y.get(), l.get(), v.get()};
