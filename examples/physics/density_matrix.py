@@ -32,7 +32,7 @@ def hamiltonian(stretch: Tensor) -> Tensor:
 def energy(stretch: Tensor) -> Tensor:
     """Of two electrons in each filled level, and of the springs; at constant length of the ring."""
     H = hamiltonian(stretch)
-    density = 2 * eg.projector(H, slice(0, len(stretch) // 2), gradient=eg.Lorentzian(width=1e-6))
+    density = 2 * eg.projector(H, slice(0, len(stretch) // 2))
     return (density * H).sum() + STIFFNESS / 2 * stretch.square().sum()
 
 
