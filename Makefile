@@ -20,6 +20,7 @@ lint: $(VENV)/.test
 # The site, from a fresh clone, with every example run: docs/_build/index.html.
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+	$(VENV)/bin/python docs/sitekit/links.py docs/_build
 
 # A release without the upload: builds, checks, and installs from an index on this machine.
 rehearsal: $(VENV)/.release

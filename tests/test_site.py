@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitekit import api, measured, repository  # noqa: E402
+from sitekit import api, links, measured, repository  # noqa: E402
 
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
@@ -70,3 +70,16 @@ def test_results_are_linked_as_the_site_has_them() -> None:
     source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
     repository.rewrite(None, "_generated/speed", source)
     assert source == ['see <a href="../results/a.csv">the table</a>, code, [a page](../choosing.md)']
+
+
+def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#there">1</a> <a href="b.html#gone">2</a> <a href="c.html">3</a> <a href="https://x.org">4</a>'
+        '<img src="https://x.org/p.png"> <link rel="canonical" href="https://x.org/a"> <img src="data:image/png,0">'
+    )
+    (tmp_path / "b.html").write_text('<p id="there">here</p>')
+    assert links.problems(tmp_path) == [
+        "a.html links to b.html#gone, which has no such place",
+        "a.html links to c.html, which is not there",
+        "a.html loads https://x.org/p.png",
+    ]
