@@ -25,6 +25,7 @@ extensions = [
     "sitekit.repository",
 ]
 exclude_patterns = ["_build", "_static", "_templates", "sitekit", "gallery/**/*.ipynb"]
+exclude_patterns += ["sg_execution_times.rst", "gallery/sg_execution_times.rst", "gallery/*/sg_execution_times.rst"]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]
 nitpicky = False

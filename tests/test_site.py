@@ -32,7 +32,13 @@ def test_a_name_without_a_place_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path, tmp_path: Path) -> None:
-    made = {"_generated/accuracy.md", "_generated/speed.md", "_generated/api.md", "gallery/index.rst"}
+    made = {
+        "_generated/accuracy.md",
+        "_generated/speed.md",
+        "_generated/api.md",
+        "_generated/changes.md",
+        "gallery/index.rst",
+    }
     made |= {f"_generated/api-{concept.slug}.md" for concept in api.CONCEPTS}
     missing = {
         target
