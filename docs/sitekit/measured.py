@@ -1,4 +1,4 @@
-"""The pages Accuracy and Speed, from the files in ``results/``, and the changelog: nothing on them is written by hand."""
+"""The pages Accuracy and Speed, from the files in ``results/``, and the changelog; no number is written by hand."""
 
 import csv
 import json
