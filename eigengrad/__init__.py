@@ -3,8 +3,9 @@
 Reading order: gradients (the idea), eigenbasis, eigh, matrix_functions, nn.functional, nn.
 """
 
-from eigengrad import analysis, gradients, native, nn, solvers, testing
+from eigengrad import analysis, gradients, native, nn, solvers, spd, testing
 from eigengrad.eigh import eigh, topk_eigh
+from eigengrad.eigsh import eigsh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
 from eigengrad.matrix_functions import (
     expm,
@@ -34,6 +35,7 @@ __all__ = [
     "analysis",
     "denoise",
     "eigh",
+    "eigsh",
     "expm",
     "gradients",
     "inv_sqrtm",
@@ -48,6 +50,7 @@ __all__ = [
     "projector",
     "show_config",
     "solvers",
+    "spd",
     "sqrtm",
     "svd",
     "testing",

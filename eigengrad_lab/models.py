@@ -6,14 +6,26 @@ All other normalisations are BatchNorm.
 Source: Wang et al., NeurIPS 2019, section 4.1; He, Zhang, Ren, Sun, *Deep Residual Learning*, CVPR 2016.
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 import eigengrad as eg
-from eigengrad_lab.config import CHANNELS, RunConfig
+from eigengrad_lab.config import CHANNELS, RunConfig, UsageError, is_reference
+from eigengrad_lab.paper_whitening import PaperWhitening
+from eigengrad_lab.parts import load
 
 __all__ = ["ResNet", "build", "extra_layer"]
+
+Pair = tuple[eg.solvers.Name | eg.solvers.Solver, eg.gradients.GradientRule | eg.Unrolled | None]
+"""A solver forward, a gradient backward; ``None`` for the closed form."""
+
+
+MakeLayer = Callable[[int], nn.Module]
+"""From a number of channels to the layer under test."""
 
 
 def build(
@@ -26,9 +38,21 @@ def build(
 ) -> nn.Module:
     """The network of a configuration, initialised from torch's global generator.
 
+    A network of the user's own is what their function makes of ``function(layer, inputs=..., classes=...)``; it calls
+    ``layer(channels)`` wherever the layer under test should stand.
+
     ``generator`` (on the training device) feeds the random starts of the ``pi`` method. With a ``process_group``, the
     extra layer shares its moments.
+
+    Raises:
+        UsageError: if the function of a user's own network gives no module.
     """
+    if is_reference(config.model):
+        make = functools.partial(extra_layer, config, generator, process_group)
+        network = load(config.model, "--model")(make, inputs=image_channels, classes=classes)
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"--model {config.model}: it must return a torch.nn.Module, got {type(network).__name__}")
+        return network
     extra = extra_layer(config, generator, process_group)
     match config.model:
         case "small":
@@ -39,47 +63,71 @@ def build(
             return ResNet(BasicBlock, extra=extra, inputs=image_channels, classes=classes)
         case "resnet50":
             return ResNet(Bottleneck, depths=(3, 4, 6, 3), extra=extra, inputs=image_channels, classes=classes)
+    raise UsageError(f"model must be small, resnet18, resnet50 or module:function, got {config.model!r}")
 
 
 def extra_layer(
-    config: RunConfig, generator: torch.Generator | None = None, process_group: ProcessGroup | None = None
+    config: RunConfig,
+    generator: torch.Generator | None = None,
+    process_group: ProcessGroup | None = None,
+    channels: int = CHANNELS,
 ) -> nn.Module:
-    """The layer under test: the paper's systems are pairs of a solver forward and a gradient backward."""
-    solver: eg.solvers.Name | eg.solvers.Solver
-    gradient: eg.gradients.GradientRule | eg.Unrolled | None
-    match config.method:
-        case "svd":
-            solver, gradient = "svd", eg.Exact()
-        case "qr":
-            solver, gradient = "qr", eg.Exact()
-        case "pi":
-            solver, gradient = eg.solvers.PowerIteration(config.iterations, generator), eg.Unrolled()
-        case "ours":
-            solver, gradient = "svd", eg.PowerIteration(config.iterations)
-        case "closed-form" | "batchnorm":
-            solver, gradient = "auto", None
-    match config.layer:
-        case None:
-            return nn.BatchNorm2d(CHANNELS)
-        case "zca":
-            return eg.nn.ZCAWhitening(
-                CHANNELS,
-                eps=config.eps,
-                group_size=config.group_size,
-                gradient=gradient,
-                solver=solver,
-                process_group=process_group,
+    """The layer under test. One of the user's own is what their function makes of the channels and the settings
+    given."""
+    if config.layer is None:
+        return nn.BatchNorm2d(channels)
+    if is_reference(config.layer):
+        sizes = {"group_size": config.group_size, "rank": config.rank, "energy": config.energy}
+        make = load(config.layer, "--layer")
+        layer = make(channels, **{name: value for name, value in sizes.items() if value is not None})
+        if not isinstance(layer, nn.Module):
+            raise UsageError(f"--layer {config.layer}: it must return a torch.nn.Module, got {type(layer).__name__}")
+        return layer
+    solver, gradient = pair(config, generator)
+    if config.layer == "zca":
+        return PaperWhitening(
+            channels,
+            eps=config.eps,
+            group_size=config.group_size,
+            gradient=gradient,
+            solver=solver,
+            process_group=process_group,
+        )
+    return eg.nn.PCADenoising(
+        channels,
+        eps=config.eps,
+        rank=config.rank,
+        energy=config.energy,
+        gradient=gradient,
+        solver=solver,
+        process_group=process_group,
+    )
+
+
+def pair(config: RunConfig, generator: torch.Generator | None = None) -> Pair:
+    """The solver forward and the gradient backward of a method; a row of the user's own has SVD forward, as the
+    paper."""
+    pairs: dict[str, Pair] = {
+        "qr": ("qr", eg.Exact()),
+        "pi": (eg.solvers.PowerIteration(config.iterations, generator), eg.Unrolled()),
+        "ours": ("svd", eg.PowerIteration(config.iterations)),
+        "closed-form": ("auto", None),
+    }
+    solver, gradient = pairs.get(config.method, ("svd", eg.Exact()))
+    if config.gradient is not None:
+        gradient = load(config.gradient, "--gradient")
+        if not isinstance(gradient, eg.gradients.GradientRule | eg.Unrolled):
+            raise UsageError(
+                f"--gradient {config.gradient}: a rule has kernel(eigenvalues) and bound(smallest, largest); "
+                f"{type(gradient).__name__} has not"
             )
-        case "pca":
-            return eg.nn.PCADenoising(
-                CHANNELS,
-                eps=config.eps,
-                rank=config.rank,
-                energy=config.energy,
-                gradient=gradient,
-                solver=solver,
-                process_group=process_group,
-            )
+    if config.solver is not None:
+        solver = load(config.solver, "--solver") if is_reference(config.solver) else config.solver  # type: ignore[assignment]
+        try:
+            eg.solvers.resolve(solver)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--solver {config.solver}: {error}") from error
+    return solver, gradient
 
 
 class ResNet(nn.Module):

@@ -9,9 +9,13 @@ Source of every figure: Wang et al., *Backpropagation-Friendly Eigendecompositio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from eigengrad_lab.config import Method, RunConfig, UsageError
+import tyro
+
+from eigengrad_lab.config import RunConfig, UsageError
+from eigengrad_lab.methods import COMPARED, own_method, settings_of
+from eigengrad_lab.parts import parameters
 
 __all__ = [
     "EXPERIMENTS",
@@ -19,18 +23,19 @@ __all__ = [
     "ITERATIONS",
     "PRESETS",
     "RANK",
+    "RECIPES",
     "Denoising",
     "Experiment",
     "PresetName",
+    "RecipeName",
     "Sweeps",
     "Variation",
     "Whitening",
     "grid",
     "milestones",
+    "scheduled",
 ]
 
-METHODS: tuple[Method, ...] = ("svd", "pi", "ours", "closed-form", "batchnorm")
-"""What Tables 1 and 2 compare: the paper's systems and baseline, and the closed form."""
 GROUP_SIZES = (4, 8, 16, 32, 64)
 """The paper's d, Table 1."""
 RANK = 16
@@ -40,13 +45,20 @@ ITERATIONS = RunConfig.iterations
 
 PresetName = Literal["demo", "short", "paper"]
 PRESETS: dict[PresetName, int] = {"demo": 10, "short": 35, "paper": 350}
-"""Epochs: seconds a run on the digits; the paper's schedule, ten times shorter; the paper's schedule.
+"""Epochs: seconds a run on the digits; the paper's schedule, ten times shorter; the paper's schedule."""
 
-Everything else is the paper's recipe (the defaults of :class:`RunConfig`).
-"""
+RecipeName = Literal["paper", "fast"]
+RECIPES: dict[RecipeName, dict[str, Any]] = {
+    "paper": {},
+    "fast": {"schedule": "one-cycle", "nesterov": True, "learning_rate": 0.2},
+}
+"""What differs from the defaults of :class:`RunConfig`, which are the paper's. ``fast``: one cycle of few epochs."""
+FAST_EPOCHS = 8
+"""Of the fast recipe, where no number is given."""
 
 Choice = dict[str, Any]
 """The fields of a :class:`RunConfig` that say which extra layer is trained."""
+Own = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="method", metavar="NAME=MODULE:OBJECT")]
 
 
 class Variation(ABC):
@@ -62,17 +74,20 @@ class Variation(ABC):
         """Whether a recorded run belongs in the experiment's section of a report."""
 
     @staticmethod
+    @abstractmethod
     def is_reason_for(config: RunConfig) -> bool:
         """Whether such a run is enough for a section; the baseline alone is not."""
-        return config.layer is not None
 
 
 @dataclass(frozen=True)
 class Whitening(Variation):
     """Every method at every group size; the batchnorm baseline, which has no group size, once."""
 
-    methods: tuple[Method, ...] = METHODS
-    """svd, pi, ours, closed-form, batchnorm, qr."""
+    methods: tuple[str, ...] = COMPARED
+    """batchnorm, svd, pi, ours, closed-form, qr, and the rivals svd-clipped, svd-skip, svd-taylor, svd-lorentzian."""
+    own: Own = ()
+    """A further row of your own, as often as you like: half=my_module:Half (a gradient rule), or with more settings
+    half=my_module:Half,solver=qr,clip_norm=1, or a whole layer, mine=layer=my_module:make."""
     group_sizes: tuple[int, ...] = GROUP_SIZES
     """The paper's d, between 1 and 64."""
 
@@ -80,40 +95,55 @@ class Whitening(Variation):
         """Method by method."""
         return [
             choice
-            for method in _known(self.methods)
+            for row in _rows(self.methods, self.own)
             for choice in (
-                [_baseline()]
-                if method == "batchnorm"
-                else [{"layer": "zca", "method": method, "group_size": d} for d in sorted(set(self.group_sizes))]
+                [{**row, "group_size": d} for d in sorted(set(self.group_sizes))]
+                if _takes(row, "group_size")
+                else [row]
             )
         ]
 
     @staticmethod
     def shows(config: RunConfig) -> bool:
-        """Whitening and the baseline."""
-        return config.layer in ("zca", None) and config.iterations == ITERATIONS
+        """Whitening, the baseline, and layers of the user's own."""
+        return config.layer != "pca" and config.rank is None and config.iterations == ITERATIONS
+
+    @staticmethod
+    def is_reason_for(config: RunConfig) -> bool:
+        """Any but the baseline."""
+        return config.layer is not None
 
 
 @dataclass(frozen=True)
 class Denoising(Variation):
     """Every method on the leading ``rank`` eigenvectors, and the batchnorm baseline."""
 
-    methods: tuple[Method, ...] = METHODS
-    """svd, pi, ours, closed-form, batchnorm, qr."""
+    methods: tuple[str, ...] = COMPARED
+    """batchnorm, svd, pi, ours, closed-form, qr, and the rivals svd-clipped, svd-skip, svd-taylor, svd-lorentzian."""
+    own: Own = ()
+    """A further row of your own, as often as you like: half=my_module:Half (a gradient rule), or with more settings
+    half=my_module:Half,solver=qr,clip_norm=1, or a whole layer, mine=layer=my_module:make."""
     rank: int = RANK
     """How many eigenvectors are kept, of 64."""
 
     def choices(self) -> list[Choice]:
         """Method by method."""
         return [
-            _baseline() if method == "batchnorm" else {"layer": "pca", "method": method, "rank": self.rank}
-            for method in _known(self.methods)
+            {**row, **({"layer": "pca"} if row["layer"] == "zca" else {}), "rank": self.rank}
+            if _takes(row, "rank")
+            else row
+            for row in _rows(self.methods, self.own)
         ]
 
     @staticmethod
     def shows(config: RunConfig) -> bool:
-        """Denoising with the paper's rank, and the baseline."""
-        return (config.rank == RANK or config.layer is None) and config.iterations == ITERATIONS
+        """Denoising with the paper's rank, the baseline, and layers of the user's own."""
+        return (config.rank == RANK or config.layer not in ("pca", "zca")) and config.iterations == ITERATIONS
+
+    @staticmethod
+    def is_reason_for(config: RunConfig) -> bool:
+        """Denoising."""
+        return config.layer == "pca"
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,7 @@ class Sweeps(Variation):
     def choices(self) -> list[Choice]:
         """Sweep by sweep."""
         ours: Choice = {"layer": "pca", "method": "ours"}
+        _require_some("--energies, --ranks, --iterations", (*self.energies, *self.ranks, *self.iterations))
         return [
             *({**ours, "energy": energy} for energy in self.energies),
             *({**ours, "rank": rank} for rank in self.ranks),
@@ -183,7 +214,7 @@ EXPERIMENTS = {
 
             Example: eigengrad reproduce figure1 --group-sizes 4 8 16
             """,
-            Whitening(("pi", "ours"), (4, 8)),
+            Whitening(("pi", "ours"), group_sizes=(4, 8)),
         ),
         Experiment(
             "table2",
@@ -231,19 +262,35 @@ def grid(varied: Variation, *, seeds: int, epochs: int, **common: Any) -> list[R
     """
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {seeds}")
+    common |= {"epochs": epochs} | scheduled(epochs, common.get("schedule", "steps"))
+    unique = list({tuple(choice.items()): choice for choice in varied.choices()}.values())
+    return [RunConfig(**{**common, **choice, "seed": seed}) for seed in range(seeds) for choice in unique]
+
+
+def scheduled(epochs: int, schedule: str) -> dict[str, Any]:
+    """The milestones, of the schedule that has some."""
     if epochs < 1:
         raise UsageError(f"--epochs must be at least 1, got {epochs}")
-    common |= {"epochs": epochs, "milestones": milestones(epochs)}
-    unique = list({tuple(choice.items()): choice for choice in varied.choices()}.values())
-    return [RunConfig(**common, **choice, seed=seed) for seed in range(seeds) for choice in unique]
+    return {"milestones": milestones(epochs)} if schedule == "steps" else {}
 
 
-def _baseline() -> Choice:
-    return {"layer": None, "method": "batchnorm"}
+def _rows(methods: Sequence[str], own: Sequence[str]) -> list[Choice]:
+    """Each method's own fields; the layer is whitening where it says nothing else."""
+    _require_some("--methods", (*methods, *own))
+    known = {name: settings_of(name) for name in methods}
+    named = [own_method(text) for text in own]
+    if len({name for name, _ in named}) < len(named):
+        raise UsageError("--method: two rows of one name")
+    return [{"layer": "zca", "method": name, **settings} for name, settings in (known | dict(named)).items()]
 
 
-def _known(methods: Sequence[Method]) -> list[Method]:
-    known = get_args(Method)
-    if unknown := [method for method in methods if method not in known]:
-        raise UsageError(f"--methods: unknown {unknown}; known are {', '.join(known)}")
-    return list(dict.fromkeys(methods))
+def _takes(row: Choice, setting: str) -> bool:
+    """Whether the row's layer has the setting: of the user's own, if its function has an argument of the name."""
+    if row["layer"] in ("zca", None):
+        return row["layer"] is not None
+    return setting in parameters(row["layer"], "--method")
+
+
+def _require_some(option: str, given: Sequence[object]) -> None:
+    if not given:
+        raise UsageError(f"{option}: nothing is named, so there is nothing to train")

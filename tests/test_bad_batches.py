@@ -60,7 +60,7 @@ def test_skip(layer: eg.nn.ZCAWhitening, what: str) -> None:
     assert layer.weight is not None
     identity, finite = x[:, bad] * layer.weight[bad].view(-1, 1, 1), whole(x[:, bad])
     torch.testing.assert_close(y[:, bad][finite], identity[finite])
-    for name in ("running_mean", "running_whitening"):
+    for name in ("running_mean", "running_covariance"):
         torch.testing.assert_close(layer.get_buffer(name)[bad], before[name][bad], rtol=0, atol=0)
         torch.testing.assert_close(layer.get_buffer(name)[others], clean.get_buffer(name)[others], rtol=0, atol=0)
     assert layer.num_batches_tracked == 2

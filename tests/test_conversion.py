@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import eigengrad as eg
 from eigengrad_lab.models import BasicBlock, ResNet
@@ -78,7 +79,7 @@ def test_convert_carries_every_setting() -> None:
     assert not list(bare.parameters())
     assert not list(bare.buffers())
     assert eg.nn.convert(nn.BatchNorm2d(6), eps=0.1).eps == 0.1
-    assert eg.nn.convert(nn.SyncBatchNorm(6)).process_group is None  # no processes were started
+    assert eg.nn.convert(nn.SyncBatchNorm(6)).process_group == "all"
 
 
 def test_convert_shared_layers() -> None:
@@ -98,6 +99,13 @@ def test_convert_errors() -> None:
         eg.nn.convert(nn.Sequential(nn.LazyBatchNorm1d()))
 
 
+class PaddedConv(nn.Conv2d):
+    """Pads by itself, as model zoos' do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 2, 0, 1)))
+
+
 LINEAR = {
     "linear": (lambda: nn.Linear(5, 12), (7, 5)),
     "without bias": (lambda: nn.Linear(5, 12, bias=False), (7, 5)),
@@ -106,6 +114,13 @@ LINEAR = {
     "3d": (lambda: nn.Conv3d(4, 12, 2), (7, 4, 3, 4, 5)),
     "grouped": (lambda: nn.Conv2d(4, 12, 3, groups=2, dilation=2), (7, 4, 7, 7)),
     "padded by reflection": (lambda: nn.Conv2d(4, 12, 3, padding=1, padding_mode="reflect"), (7, 4, 5, 5)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(4, 12, 3, stride=2), (7, 4, 9)),
+    "transposed 2d": (lambda: nn.ConvTranspose2d(4, 12, 3, stride=2, output_padding=1), (7, 4, 5, 5)),
+    "transposed 3d, grouped": (lambda: nn.ConvTranspose3d(4, 12, 2, groups=2, bias=False), (7, 4, 3, 4, 5)),
+    "a subclass that pads": (lambda: PaddedConv(4, 12, 3), (7, 4, 5, 5)),
+    "pruned": (lambda: prune.l1_unstructured(nn.Conv2d(4, 12, 3), "weight", 0.5), (7, 4, 5, 5)),
+    "parametrised": (lambda: parametrizations.weight_norm(nn.Conv2d(4, 12, 3)), (7, 4, 5, 5)),
+    "channels-last": (lambda: nn.Conv2d(4, 12, 3).to(memory_format=torch.channels_last), (7, 4, 5, 5)),
 }
 LAYERS = {
     "whitening": lambda: eg.nn.ZCAWhitening(12),
@@ -125,28 +140,88 @@ def test_fold(name: str, kind: str) -> None:
     linear, x = make(), draw(*shape)
     layer = trained(LAYERS[name](), *linear(x).shape)
     before = copy.deepcopy(linear.state_dict())
-    if kind == "grouped" and name not in ("groups", "no parameters"):
+    if "grouped" in kind and name not in ("groups", "no parameters"):
         with pytest.raises(ValueError, match=r"belong to several of the convolution's 2 groups"):
             eg.nn.fold(layer, linear)
         return
     folded = eg.nn.fold(layer, linear)
-    assert type(folded) is type(linear)
+    assert type(folded) is type(linear) or kind == "parametrised"
     torch.testing.assert_close(folded(x), layer(linear(x)), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(linear.state_dict(), before, rtol=0, atol=0)
     assert folded.bias is not None
     assert folded.bias.requires_grad
+    assert isinstance(folded.weight, nn.Parameter)
+    if kind == "channels-last":
+        assert folded.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardisation: not linear in its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(x, weight, self.bias)
 
 
 def test_fold_errors() -> None:
     layer, linear = eg.nn.ZCAWhitening(4), nn.Linear(3, 4)
     with pytest.raises(TypeError, match=r"layer must be a layer of eigengrad\.nn, got BatchNorm1d"):
         eg.nn.fold(nn.BatchNorm1d(4), linear)
-    with pytest.raises(TypeError, match="got ConvTranspose2d"):
-        eg.nn.fold(layer, nn.ConvTranspose2d(3, 4, 1))
+    with pytest.raises(TypeError, match="linear must be a Linear, Conv or ConvTranspose, got Bilinear"):
+        eg.nn.fold(layer, nn.Bilinear(3, 3, 4))
     with pytest.raises(ValueError, match="linear has 5 outputs, but layer has 4 channels"):
         eg.nn.fold(layer, nn.Linear(3, 5))
+    with pytest.raises(TypeError, match="forward of Standardized does something else with its weight"):
+        eg.nn.fold(layer, Standardized(3, 4, 3))
+    with pytest.raises(TypeError, match="remove_spectral_norm"):
+        eg.nn.fold(layer, nn.utils.spectral_norm(nn.Linear(3, 4)))
+    with pytest.raises(ValueError, match=r"model has no layer of eigengrad\.nn"):
+        eg.nn.fold(nn.Sequential(linear))
+    with pytest.raises(ValueError, match="nothing was folded: 1"):
+        eg.nn.fold(nn.Sequential(nn.ReLU(), layer))
     with pytest.raises(ValueError, match="no running estimates"):
         eg.nn.fold(eg.nn.ZCAWhitening(4, track_running_stats=False), linear)
+
+
+class Residual(nn.Module):
+    """Its branch can be folded; what it adds may not change, nor may a convolution that two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), eg.nn.ZCAWhitening(8, group_size=4))
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.first, self.second = eg.nn.ZCAWhitening(8), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shared(x)
+        return self.branch(x) + self.first(y) + self.second(y)
+
+
+class Untraceable(nn.Module):
+    """torch.fx cannot follow it, but its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 8, 3), eg.nn.ZCAWhitening(8), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if x.sum() > 0 else self.inner(-x)
+
+
+def test_fold_a_network() -> None:
+    """Each layer that alone takes a convolution's output; the others stay, and are named. The model is not changed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Untraceable(), Residual(), nn.Flatten(), nn.Linear(128, 4), eg.nn.PCADenoising(4, rank=2))
+    x = draw(40, 3, 6, 6)
+    for _ in range(3):
+        model(x)
+    expected = model.eval()(x)
+    with pytest.warns(UserWarning, match=r"not folded: 1\.first \(nothing that can take it in"):
+        folded = eg.nn.fold(model)
+    torch.testing.assert_close(folded(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    left = [name for name, m in folded.named_modules() if isinstance(m, (eg.nn.ZCAWhitening, eg.nn.PCADenoising))]
+    assert left == ["1.first"]
 
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "as it is"])

@@ -32,6 +32,25 @@ def test_whitening_in_and_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(folded.split()[-1]) < 1e-5
 
 
+def test_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run("neighbours.py", capsys)
+    assert len(lines) == 3
+    assert all(" with eigengrad norm " in line or line.endswith("not installed") for line in lines)
+
+
+def test_own_method(capsys: pytest.CaptureFixture[str]) -> None:
+    half, paper = run("own_method.py", capsys)
+    assert all(float(line.split()[-2].removesuffix("%")) > 60 for line in (half, paper))
+
+
+def test_paper_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the paper says: the exact gradient fails, the bounded ones train."""
+    exact, *bounded = run("paper_in_one_file.py", capsys)
+    assert exact.startswith("exact")
+    assert "failed at step" in exact
+    assert all(float(line.split("%")[0].split()[-1]) < 10 for line in bounded)
+
+
 def test_every_example_is_tested() -> None:
     source = Path(__file__).read_text()
     assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))

@@ -239,7 +239,7 @@ def test_skip_leaves_the_bad_group_alone() -> None:
     good = [0, 1, 2, 3, 8, 9]
     assert y[:, good].isfinite().all()
     torch.testing.assert_close(y[0, 4:8], bad[0, 4:8])
-    for name in ("running_mean", "running_whitening"):
+    for name in ("running_mean", "running_covariance"):
         torch.testing.assert_close(layer.get_buffer(name)[4:8], before[name][4:8], rtol=0, atol=0)
 
 

@@ -1,8 +1,12 @@
 """What a person types: every command end to end at a tiny scale, dry runs, help, and mistakes."""
 
 import contextlib
+import csv
+import dataclasses
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,10 +14,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from waiting import wait_until
 
+import eigengrad
+from eigengrad_lab import data
 from eigengrad_lab.__main__ import main
+from eigengrad_lab.cli.progress import Display
+from eigengrad_lab.config import RunConfig
 from eigengrad_lab.recipes import EXPERIMENTS
+from eigengrad_lab.runs.records import Position, recorded_runs
 
 TINY = ["--epochs", "2", "--train-images", "130", "--test-images", "100", "--workers", "1"]
 
@@ -36,6 +47,13 @@ def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
+    """In this process: its exit code, and what it says of what went wrong."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    return exit_.value.code, capsys.readouterr().err
+
+
 def test_help_answers_without_torch() -> None:
     program = (
         "import sys\nfrom eigengrad_lab.__main__ import main\n"
@@ -45,7 +63,7 @@ def test_help_answers_without_torch() -> None:
         "assert not heavy, heavy\n"
     )
     reproduce = [["reproduce", name] for name in (*EXPERIMENTS, "analysis")]
-    for command in (*reproduce, ["train"], ["status"], ["report"]):
+    for command in (*reproduce, ["train"], ["status"], ["summary"], ["export"], ["report"]):
         answer = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         assert f"Example: eigengrad {' '.join(command)}" in answer.stdout
@@ -68,21 +86,41 @@ def test_help_answers_without_torch() -> None:
         ("train --rank 4", "error: --rank: it goes with --layer pca"),
         ("train --layer pca --rank 4 --energy 0.9", "error: --rank and --energy are two ways"),
         ("train --method batchnorm --group-size 4", "error: --group-size: --method batchnorm has no such setting"),
+        ("train --group-size 0", "error: group_size must lie between 0 and 64, got 0"),
+        ("reproduce table1 --workers 0", "error: --workers must be at least 1, got 0"),
+        ("reproduce table1 --workers -2", "error: --workers must be at least 1, got -2"),
+        ("train --checkpoint-seconds -1", "error: --checkpoint-seconds must be at least 0, got -1.0"),
+        ("train --learning-rate -1", "error: learning_rate must be above 0, got -1.0"),
+        ("train --eps 0", "error: eps must be above 0, got 0.0"),
+        ("train --sgd-momentum 1", "error: sgd_momentum must be at least 0 and below 1, got 1.0"),
+        ("train --clip-norm 0", "error: clip_norm must be above 0, got 0.0"),
+        ("train --device mps", "error: --device mps: this laboratory trains on cpu and cuda"),
+        ("reproduce table1 --methods", "error: --methods: nothing is named"),
+        ("reproduce figure3 --energies --ranks --iterations", "error: --energies, --ranks, --iterations: nothing"),
+        ("train --data ./cifar", "error: --data './cifar': no such folder"),
+        ("train --data /nowhere/cifar10", "error: --data '/nowhere/cifar10': no such folder"),
+        ("train --layer ica", "error: --layer ica: known are zca, pca"),
+        ("export zca", "error: no single run 'zca' in"),
         ("report", "error: no runs in"),
         ("report table1", "error: no runs of table1 in"),
     ],
 )
-def test_a_users_mistake_gets_one_line(arguments: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([*arguments.split(), "--output", str(tmp_path)])
-    assert str(exit_.value).startswith(message)
-    assert "\n" not in str(exit_.value)
+def test_a_users_mistake_gets_one_line(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = fails(capsys, *arguments.split(), "--output", str(tmp_path))
+    assert code == 2
+    assert said.startswith(message)
+    assert said.count("\n") == 1
 
 
 def test_an_unknown_value_gets_the_list_of_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["train", "--method", "magic"])
-    assert "closed-form" in capsys.readouterr().err
+    assert "closed-form" in fails(capsys, "train", "--method", "magic")[1]
+    assert "did you mean 'closed-form'?" in fails(capsys, "train", "--method", "closed-from")[1]
+    assert "did you mean 'closed-form'?" in fails(capsys, "reproduce", "table1", "--methods", "closed_form")[1]
+    assert "error: no command 'tarin' (did you mean 'train'?)" in fails(capsys, "tarin")[1]
+    assert "did you mean 'resnet18'?" in fails(capsys, "train", "--model", "resnet-18")[1]
+    assert "--method" in fails(capsys, "train", "--mehtod", "ours")[1]
 
 
 def test_dry_run_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +212,7 @@ def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left, process" in shown
     process.terminate()
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "interrupted; the same command goes on from here" in error
     assert "Traceback" not in error
     shown = here(capsys, "status", "--output", str(tmp_path))
@@ -197,7 +235,7 @@ def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "interrupted; the same command goes on from here" in error
     assert "Traceback" not in error
     assert list(tmp_path.glob("trainings/zca-ours-*/checkpoint.pt"))
@@ -206,3 +244,136 @@ def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
 def _step(root: Path, name: str) -> int:
     steps = [json.loads(path.read_text())["step"] for path in root.glob(f"trainings/{name}/progress.json")]
     return max(steps, default=0)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = here(capsys, "--version")
+    assert shown.startswith(f"eigengrad {eigengrad.__version__}")
+    assert f"torch {torch.__version__}" in shown
+
+
+@pytest.mark.parametrize("command", ["train", "reproduce table1", "reproduce analysis", "status", "report", "summary"])
+def test_an_output_that_is_no_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code, said = fails(capsys, *command.split(), "--output", str(tmp_path / "file" / "below"))
+    assert code == 2
+    assert "is a file; give a folder" in said
+
+
+def test_an_output_where_nothing_can_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even by root; one line."""
+    code, said = fails(capsys, "train", "--output", "/proc/eigengrad", *TINY)
+    assert code == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_a_full_disk_while_the_report_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table that took hours is shown all the same, and the command says by its exit code that a file is missing."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("eigengrad_lab.report.write.write_text", full)
+    with pytest.raises(SystemExit) as exit_:
+        main(["reproduce", "table1", "--methods", "batchnorm", "--seeds", "1", "--output", str(tmp_path), *TINY])
+    shown = capsys.readouterr().out
+    assert exit_.value.code == 1
+    assert "success rate" in shown
+    assert "the report cannot be written to" in shown
+    assert "No space left on device" in " ".join(shown.split())
+
+
+def test_too_short_a_run_is_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One epoch of the digits: the loss is still that of a guess, and nothing is counted against the paper."""
+    options = ["--methods", "ours", "--group-sizes", "4", "--epochs", "1", "--seeds", "1", "--workers", "1"]
+    shown = here(capsys, "reproduce", "table1", "--output", str(tmp_path), *options)
+    assert "not trained long enough" in shown
+    assert "1 undecided" in shown
+    assert "differs" not in shown
+    assert "1 undecided" in here(capsys, "status", "--output", str(tmp_path))
+
+
+def test_train_says_by_its_exit_code_that_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--method", "svd", "--group-size", "64", "--epochs", "1", "--train-images", "200"]
+    code, _ = fails(capsys, "train", "--output", str(tmp_path), *options)
+    assert code == 1
+
+
+def test_hours_end_a_grid_which_goes_on_at_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reproduce", "figure1", "--methods", "ours", "--group-sizes", "4", "--seeds", "2", "--epochs", "400"]
+    command += ["--workers", "1", "--train-images", "300", "--output", str(tmp_path)]
+    code, said = fails(capsys, *command, "--hours", "0.002")
+    assert code == 3
+    assert "the time is up" in said
+    (stopped,) = tmp_path.glob("trainings/*/checkpoint.pt")
+    assert not (stopped.parent / "result.json").exists()
+    code, said = fails(capsys, "train", "--epochs", "400", "--output", str(tmp_path), "--hours", "0.0005")
+    assert code == 3
+
+
+def test_lines_tell_pace_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = here(capsys, "reproduce", "figure1", "--dry-run", "--seeds", "1", "--group-sizes", "8", *TINY,
+                 "--output", str(tmp_path))  # fmt: skip
+    assert re.search(r"about \d:\d\d:\d\d for 2 runs, 1 at a time on cpu: \d+ images/s each", shown)
+    config = RunConfig(data="digits", model="small", method="ours", group_size=8, seed=0, epochs=2)
+    now = time.time()
+    position = Position(30, 50, 1, 2, 1.5, 20.0, started=now - 10, started_at_step=10, updated=now, batch_size=128)
+    display = Display([config, dataclasses.replace(config, seed=1)], tmp_path, Console(width=300), 2)
+    display._print_line({config.identity: position})
+    shown = capsys.readouterr().out
+    assert "at step 30 of 50, 256 images/s, 0:00:10 left, epoch 1, loss 1.500, error 20.0%" in shown
+    assert "0 of 2 runs done, 0:00:00 so far, 0:00:18 left" in shown  # 10 s of one, 25 s of the other, two at a time
+
+
+def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
+    """kill -9 of the command: the workers save their runs and end."""
+    command = [sys.executable, "-m", "eigengrad_lab", "reproduce", "figure1", "--epochs", "500", "--seeds", "1"]
+    command += ["--methods", "ours", "--group-sizes", "8", "64", "--workers", "2", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until(lambda: all(_step(tmp_path, f"zca-ours-d{d}-*") > 2 for d in (8, 64)), during=process)
+        workers = [json.loads(path.read_text())["process"] for path in tmp_path.glob("trainings/*/progress.json")]
+        assert len(set(workers)) == 2
+        assert process.pid not in workers
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(_alive(worker) for worker in workers))
+        assert len(list(tmp_path.glob("trainings/*/checkpoint.pt"))) == 2
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_summary_and_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One CSV of all runs; and the network of one, folded, gives the same answers under another runtime."""
+    monkeypatch.chdir(tmp_path)
+    here(capsys, "train", "--group-size", "8", "--epochs", "6", "--output", "runs", "--train-images", "600")
+    here(capsys, "summary", "--output", "runs")
+    (row,) = csv.DictReader((tmp_path / "runs" / "summary.csv").read_text().splitlines())
+    assert (row["method"], row["group_size"], row["state"], row["epochs_done"]) == ("ours", "8", "done", "6")
+    assert (row["threads"], row["device"], row["torch"]) == (str(torch.get_num_threads()), "cpu", torch.__version__)
+    assert row["kernel"] in ("none", "baseline", "avx2", "avx512")
+    assert float(row["peak_memory_mb"]) > 50
+    assert float(row["seconds"]) > 0
+
+    (record,) = recorded_runs(tmp_path / "runs" / "trainings")[0]
+    onnxruntime = pytest.importorskip("onnxruntime")
+    shown = here(capsys, "export", record.config.identity[:12], "--output", "runs", "--to", "network.onnx")
+    assert "from 1 x 8 x 8 pixels of 0 to 255 to 10 logits" in shown
+    digits = data.load("digits")
+    session = onnxruntime.InferenceSession("network.onnx")
+    (logits,) = session.run(None, {"pixels": digits.test_images.float().numpy()})
+    error = 100 * (logits.argmax(1) != digits.test_labels.numpy()).mean()
+    result = record.result()
+    assert result is not None
+    assert error == pytest.approx(result.test_error_pct, abs=0.3)  # one image of 360

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import eigengrad
 from eigengrad_lab import data, recipes
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.runs import files
-from eigengrad_lab.runs.environment import command_line
+from eigengrad_lab.runs.environment import DECIDING, command_line, mixture
 from eigengrad_lab.runs.execution import Recording, train
 from eigengrad_lab.runs.records import RunRecord, recorded_runs
-from eigengrad_lab.training import Result
+from eigengrad_lab.training import Result, judged
 
 SHORT = RunConfig(
     data="digits", model="small", method="ours", group_size=16, seed=0, epochs=3, milestones=(2,), train_images=300
@@ -45,7 +46,7 @@ def test_identity_is_the_configuration() -> None:
         ({"layer": "pca", "group_size": None, "energy": 1.5}, "energy must lie between 0 and 1.0, got 1.5"),
         ({"group_size": 65}, "group_size must lie between 0 and 64, got 65"),
         ({"method": "batchnorm"}, "layer is None for batchnorm"),
-        ({"layer": "ica"}, "layer must be zca or pca, or None for batchnorm, got 'ica'"),
+        ({"layer": "ica"}, "layer must be zca or pca, module:function, or None for batchnorm, got 'ica'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
     ],
 )
@@ -77,8 +78,8 @@ def test_grids() -> None:
     assert {config.identity for config in table2} & {config.identity for config in figure3}
     for grid in (table1, table2, figure3):
         assert len({config.identity for config in grid}) == len(grid)
-    with pytest.raises(UsageError, match="known are svd, pi, ours"):
-        recipes.Whitening(("adam",)).choices()  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="known are batchnorm, svd, pi, ours"):
+        recipes.Whitening(("adam",)).choices()
 
 
 def test_a_run_leaves_its_records(digits: data.ImageData, tmp_path: Path) -> None:
@@ -210,3 +211,89 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
         files.write_atomically(path, broken)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ended", "verdict"),
+    [
+        ([2.25], True, "undecided"),
+        ([2.29, 2.25], True, "undecided"),
+        ([2.25], False, None),
+        ([2.3, 2.3, 2.3], False, "diverged"),
+        ([2.3, 2.3, 2.0], True, None),
+        ([1.5, 2.25], True, "diverged"),
+        ([1.5, 2.25], False, None),
+        ([9.0], True, "diverged"),
+    ],
+)
+def test_judged(losses: list[float], ended: bool, verdict: str | None) -> None:
+    """A guess among ten has 2.30. Too few epochs to be patient are no verdict, unless the loss says that all is
+    lost."""
+    assert judged(losses, 10, steps_per_epoch=12, ended=ended) == verdict
+
+
+def test_few_steps_are_few_whatever_the_epochs() -> None:
+    assert judged([2.3] * 3, 10, steps_per_epoch=2, ended=True) == "undecided"
+    assert judged([2.3] * 15, 10, steps_per_epoch=2, ended=True) == "diverged"
+
+
+def test_records_are_json_to_the_letter(digits: data.ImageData, tmp_path: Path) -> None:
+    """A run that fails at once has no mean loss and no error: null, which every reader knows, and NaN again when
+    read."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    config = dataclasses.replace(SHORT, method="svd", group_size=64)
+    train(config, digits, Recording(tmp_path))
+    record = RunRecord(tmp_path, config)
+    for path in record.folder.glob("*.json*"):
+        for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line, parse_constant=refuse)
+    assert '"test_error_pct": null' in (record.folder / "metrics.jsonl").read_text()
+    assert math.isnan(record.metrics()[-1].test_error_pct)
+
+
+def test_what_figures_depend_on_is_recorded(digits: data.ImageData, tmp_path: Path) -> None:
+    train(SHORT, digits, Recording(tmp_path))
+    known = RunRecord(tmp_path, SHORT).environment()
+    assert set(DECIDING) <= set(known)
+    assert known["threads"] == torch.get_num_threads()
+    assert known["kernel"] == (eigengrad.native.instructions() or "none")
+    assert known["device"] == "cpu"
+    assert known["blas"] != ""
+    assert "earlier" not in known
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(digits: data.ImageData, tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, SHORT)
+    record.open()
+    path = record.folder / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 77}))
+    train(SHORT, digits, Recording(tmp_path))
+    known = record.environment()
+    assert [earlier["threads"] for earlier in known["earlier"]] == [77]
+    record.open()
+    assert len(record.environment()["earlier"]) == 1
+
+
+def test_a_grid_that_mixes_is_named() -> None:
+    one, two = {"threads": 1, "commit": "a", "cores": 2}, {"threads": 2, "commit": "a", "cores": 4}
+    assert mixture([one, one]) == ""
+    assert mixture([one, two, one]) == "These runs were not all made alike; threads: 1 (2 runs), 2 (1 runs)."
+
+
+def test_another_number_of_threads_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One identity, one record; asked for again otherwise, the command says whose figures it shows."""
+    from test_lab_commands import here
+
+    options = ["reproduce", "figure1", "--methods", "ours", "--group-sizes", "8", "--seeds", "1", "--epochs", "2"]
+    options += ["--train-images", "130", "--workers", "1", "--output", str(tmp_path)]
+    here(capsys, *options, "--threads", "1")
+    for path in tmp_path.glob("trainings/*/environment.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 5}))
+    shown = here(capsys, *options[:7], "2", *options[8:], "--threads", "1")
+    told = " ".join(shown.split())
+    assert "warning: These runs were not all made alike; threads: 5 (1 runs), 1 (1 runs)." in told
+    (page,) = tmp_path.glob("reports/*/report.html")
+    assert "These runs were not all made alike; threads: " in page.read_text()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import mpmath
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -287,12 +288,78 @@ def test_one_bad_matrix_spoils_no_other(name: str, generator: torch.Generator) -
 
 def test_errors() -> None:
     A = torch.eye(2)
-    with pytest.raises(TypeError, match=r"exponent must be a number.*use expm\(p \* logm\(A\)\)"):
-        eg.powm(A, torch.tensor(0.3))  # type: ignore[arg-type]
+    for exponent in ("2", True, 1j):
+        with pytest.raises(TypeError, match="exponent must be a real number or tensor"):
+            eg.powm(A, exponent)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="exponent must be a real tensor"):
+        eg.powm(A, torch.tensor(1j))
+    with pytest.raises(ValueError, match=r"exponent must broadcast to the batch \(\), got shape \(2,\)"):
+        eg.powm(A, torch.ones(2))
+    time = torch.ones((), requires_grad=True)
+    with pytest.raises(ValueError, match="f depends on a tensor that wants a gradient"):
+        eg.matrix_function(A, lambda x: time * x, lambda x, y: time + 0 * x * y)
     with pytest.raises(ValueError, match="exponent must be finite, got inf"):
         eg.powm(A, float("inf"))
     with pytest.raises(TypeError, match="divided_difference must be a function of tensors, got None"):
         eg.matrix_function(A, torch.exp, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("spectrum", ["tie", "separated"])
+def test_learned_exponent(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    A = positive(spectrum, dtype, generator).requires_grad_()
+    p = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def function(A: Tensor, p: Tensor) -> Tensor:
+        return eg.powm((A + A.mH) / 2, p)
+
+    torch.testing.assert_close(function(A, p), eg.powm(A, 0.3), rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(function, (A, p), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, (A, p), check_fwd_over_rev=True)
+    batch, exponents = A.detach().expand(3, 4, 4), torch.tensor([0.3, -1.5, 2.0])
+    mapped = torch.func.vmap(torch.func.grad(lambda A, p: eg.powm(A, p)[0, 1].real, argnums=1))(batch, exponents)
+    one_by_one = [torch.func.grad(lambda p: eg.powm(A.detach(), p)[0, 1].real)(p) for p in exponents]
+    torch.testing.assert_close(mapped, torch.stack(one_by_one))
+
+
+def test_numpy_exponents() -> None:
+    A = 4 * torch.eye(2)
+    for exponent in (np.float32(0.5), np.float64(0.5)):
+        torch.testing.assert_close(eg.powm(A, exponent), 2 * torch.eye(2))
+    torch.testing.assert_close(eg.powm(A, np.int64(2)), 16 * torch.eye(2))
+
+
+def evolve(x: Tensor, t: Tensor) -> Tensor:
+    return torch.exp(-1j * t * x)
+
+
+def difference_of_evolve(x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+    angle = t * (x - y) / 2
+    small, square = angle.abs() < 1e-2, angle * angle
+    series = 1 - square / 6 + square**2 / 120 - square**3 / 5040
+    sinc = torch.where(small, series, angle.sin() / torch.where(small, 1.0, angle))
+    return -1j * t * evolve((x + y) / 2, t) * sinc
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("spectrum", ["tie", "separated"])
+def test_unitary_evolution(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """A function with complex values, of a time that is learned."""
+    H = positive(spectrum, dtype, generator).requires_grad_()
+    t = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def function(H: Tensor, t: Tensor) -> Tensor:
+        return eg.matrix_function((H + H.mH) / 2, evolve, difference_of_evolve, parameters=[t])
+
+    def by_exponential(H: Tensor, t: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(-1j * t * (H + H.mH) / 2)
+
+    torch.testing.assert_close(function(H, t), by_exponential(H, t))
+    for loss in (lambda U: U[0, 1].abs().square(), lambda U: (U * (1 + 2j)).sum().real):
+        ours, right = (torch.autograd.grad(loss(f(H, t)), (H, t)) for f in (function, by_exponential))
+        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradcheck(function, (H, t), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, (H, t))
 
 
 SCALARS = {

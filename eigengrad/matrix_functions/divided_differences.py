@@ -18,7 +18,7 @@ Source: Higham, *Functions of Matrices*, 2008, appendix B.16; Daleckii and Krein
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,14 +26,14 @@ from torch import Tensor
 from eigengrad.native.operators import KINDS
 from eigengrad.native.reference import of_exponential, of_logarithm, of_power
 
-__all__ = ["Custom", "Exponential", "Logarithm", "Power", "ScalarFunction"]
+__all__ = ["Custom", "Exponential", "Logarithm", "Power", "PowerOfParameter", "ScalarFunction"]
 
 RADIUS = 0.125
 """Three arguments within this distance of the middle one, relative to the function's own scale, count as close."""
 
 
 class ScalarFunction(Protocol):
-    """A function of one real variable with its divided differences; all arguments broadcast."""
+    """A function of one real variable, and of parameters t, with its divided differences; all arguments broadcast."""
 
     @property
     def kind(self) -> int | None:
@@ -45,15 +45,15 @@ class ScalarFunction(Protocol):
         """Of that kind."""
         ...
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         """``f(x)``."""
         ...
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         """``f[x, y]``, which is ``f'(x)`` where ``x == y``."""
         ...
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         """``f[x, y, z]``, which is ``f''(x)/2`` where all are equal."""
         ...
 
@@ -121,12 +121,33 @@ class Power:
         return of_power(x, y, self.exponent)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        low, middle, high = _sorted(x, y, z)
-        p, coefficients = self.exponent, [self.exponent * (self.exponent - 1) / 2]
-        for k in range(2, 1 + _terms(x.dtype)):  # the binomials "p over k + 1"
-            coefficients.append(coefficients[-1] * (p - k) / (k + 1))
-        series = middle ** (p - 2) * _close(coefficients, (high - middle) / middle, (low - middle) / middle)
-        return torch.where(high - low < RADIUS * middle, series, _quotient(self.first, low, middle, high))
+        return _second_of_power(self.first, self.exponent, x, y, z)
+
+
+@dataclass(frozen=True, eq=False)
+class PowerOfParameter:
+    """``x ** p`` for positive x, with the exponent p as its parameter."""
+
+    kind: ClassVar[int | None] = None
+    parameter: ClassVar[float] = 0.0
+
+    def __call__(self, x: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+        return x**p
+
+    def first(self, x: Tensor, y: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+        return of_power(x, y, p)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+        return _second_of_power(lambda x, y: of_power(x, y, p), p, x, y, z)
+
+
+def _second_of_power(first: Callable[[Tensor, Tensor], Tensor], p: Any, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    low, middle, high = _sorted(x, y, z)
+    coefficients = [p * (p - 1) / 2]
+    for k in range(2, 1 + _terms(x.dtype)):  # the binomials "p over k + 1"
+        coefficients.append(coefficients[-1] * (p - k) / (k + 1))
+    series = middle ** (p - 2) * _close(coefficients, (high - middle) / middle, (low - middle) / middle)
+    return torch.where(high - low < RADIUS * middle, series, _quotient(first, low, middle, high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,34 +159,48 @@ class Custom:
     intervals that are short for f, whatever its scale.
 
     Args:
-        function: f.
+        function: f, of x and of its parameters.
         divided_difference: ``f[x, y]``, with a derivative that is right where ``x == y``.
     """
 
-    function: Callable[[Tensor], Tensor]
-    divided_difference: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[..., Tensor]
+    divided_difference: Callable[..., Tensor]
 
     kind: ClassVar[int | None] = None
     parameter: ClassVar[float] = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
+        return self.function(x, *t)
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.divided_difference(x, y)
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
+        return self.divided_difference(x, y, *t)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
-        upper, lower = self.first(high, middle), self.first(low, middle)
+        upper, lower = self.first(high, middle, *t), self.first(low, middle, *t)
         of_three, of_five = torch.zeros_like(middle), torch.zeros_like(middle)
         for node, weight_of_three, weight_of_five in _GAUSS_LEGENDRE:
             at = low + (0.5 + 0.5 * node) * (high - low)
-            pull_back = torch.func.vjp(lambda t: self.first(t, middle), at)[1]
+            pull_back = torch.func.vjp(lambda x: self.first(x, middle, *t), at)[1]
             slope = pull_back(torch.ones_like(at))[0]
             of_three, of_five = of_three + 0.5 * weight_of_three * slope, of_five + 0.5 * weight_of_five * slope
         rounding = torch.finfo(x.dtype).eps * (upper.abs() + lower.abs())
         short = (of_five - of_three).abs() * (high - low) < rounding
-        return torch.where(short | (high == low), of_five, (upper - lower) / (high - low))
+        quotient = (upper - lower) / torch.where(high == low, 1.0, high - low)
+        return torch.where(short | (high == low), of_five, quotient)
+
+    def real_and_imaginary(self) -> "tuple[Custom, Custom]":
+        """Of a function with complex values: ``f(A) = u(A) + i w(A)`` with real u and w."""
+
+        def part(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def of_value(*arguments: Tensor) -> Tensor:
+                value = function(*arguments)
+                return getattr(value, name) if value.is_complex() else value if name == "real" else 0 * value
+
+            return of_value
+
+        u, w = (Custom(part(name, self.function), part(name, self.divided_difference)) for name in ("real", "imag"))
+        return u, w
 
 
 _INNER = math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, 0.0, (322 + 13 * math.sqrt(70)) / 900
@@ -184,7 +219,7 @@ def _sorted(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _quotient(first: Callable[[Tensor, Tensor], Tensor], low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
-    return (first(high, middle) - first(middle, low)) / (high - low)
+    return (first(high, middle) - first(middle, low)) / torch.where(high == low, 1.0, high - low)
 
 
 def _terms(dtype: torch.dtype) -> int:
@@ -192,7 +227,7 @@ def _terms(dtype: torch.dtype) -> int:
     return 20 if dtype == torch.float64 else 10
 
 
-def _close(coefficients: list[float], above: Tensor, below: Tensor) -> Tensor:
+def _close(coefficients: list[Any], above: Tensor, below: Tensor) -> Tensor:
     """``sum_k coefficients[k] h_k``, with ``h_k = sum_i above^i below^(k-i)``: the Taylor series of ``f[x, y, z]``.
 
     For a center c with ``f(c + u) = sum_k a_k u^k``, each power contributes its own divided difference; that of

@@ -1,19 +1,11 @@
-"""Functions of a matrix through functions of its eigenvalues: the theorem of Daleckii and Krein, to second order.
+"""The exponential, the logarithm, powers, and functions of a caller's own, of Hermitian matrices.
 
-For ``A = V diag(L) V^H`` and Hermitian directions E and H, in the eigenbasis (a hat for ``V^H . V``),
-
-    f(A)           = V diag(f(L)) V^H,
-    Df(A)[E]       = V (f[l_i, l_j] E^_ij) V^H,
-    D2f(A)[E, H]   = V (sum_k f[l_i, l_k, l_j] (E^_ik H^_kj + H^_ik E^_kj)) V^H,
-
-with the divided differences of :mod:`eigengrad.matrix_functions.divided_differences`. Each line is the derivative of
-the one above, and each is its own adjoint in every direction, so that one function apiece serves backward, double
-backward and forward mode alike.
-
-Source: Daleckii and Krein, 1951; Higham, *Functions of Matrices*, 2008, chapter 3.
+Their derivatives, first and second, are those of :mod:`eigengrad.matrix_functions.daleckii_krein`; what becomes of small
+eigenvalues is said in :mod:`eigengrad.matrix_functions.rank`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,12 +13,19 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import Function, constant, hermitian_part, public, save
-from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.autograd import public
 from eigengrad.eigh import mirrored
-from eigengrad.matrix_functions.divided_differences import Custom, Exponential, Logarithm, Power, ScalarFunction
+from eigengrad.matrix_functions.daleckii_krein import apply
+from eigengrad.matrix_functions.divided_differences import (
+    Custom,
+    Exponential,
+    Logarithm,
+    Power,
+    PowerOfParameter,
+    ScalarFunction,
+)
+from eigengrad.matrix_functions.rank import Below, Deficiency
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
-from eigengrad.native import operators
 
 __all__ = ["expm", "logm", "matrix_function", "powm"]
 
@@ -61,11 +60,19 @@ def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    return _apply(A, Exponential(), solver)
+    check_square(A)
+    return apply(A, Exponential(), solvers.resolve(solver))
 
 
 @public
-def logm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def logm(
+    A: Tensor,
+    *,
+    floor: float | Tensor = 0.0,
+    rtol: float | None = None,
+    below: Below = "lift",
+    solver: solvers.Name | solvers.Solver = "auto",
+) -> Tensor:
     r"""The logarithm of Hermitian positive definite matrices.
 
     In the eigenbasis the derivative is a product with :math:`\log(l_i/l_j)/(l_i - l_j)`, evaluated without
@@ -74,13 +81,15 @@ def logm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor
     Args:
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
+        floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``log(A)``, Hermitian. An eigenvalue that is not positive gives NaN or infinities, as ``torch.log`` does.
+        ``log(A)``, Hermitian. Without ``floor`` and ``rtol``, an eigenvalue that is not positive gives NaN or
+        infinities, as ``torch.log`` does; the cure is ``rtol=1e-6``, say, or ``below="drop"`` with it.
 
     Shape, Raises:
-        As for :func:`expm`.
+        As for :func:`expm`; besides, as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -88,11 +97,19 @@ def logm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor
         tensor([[0., 0.],
                 [0., 0.]])
     """
-    return _apply(A, Logarithm(), solver)
+    return _apply(A, Logarithm(), Deficiency(floor, rtol, below), solver)
 
 
 @public
-def powm(A: Tensor, exponent: float, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def powm(
+    A: Tensor,
+    exponent: float | Tensor,
+    *,
+    floor: float | Tensor = 0.0,
+    rtol: float | None = None,
+    below: Below = "lift",
+    solver: solvers.Name | solvers.Solver = "auto",
+) -> Tensor:
     r"""The power ``A^p`` of Hermitian matrices.
 
     In the eigenbasis, with :math:`t = \log(l_i/l_j)`, the derivative is a product with
@@ -103,46 +120,56 @@ def powm(A: Tensor, exponent: float, *, solver: solvers.Name | solvers.Solver = 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128; positive definite unless ``exponent`` is an
             integer. The lower triangle is read.
-        exponent: p, a number. (For a power that is learned, take ``expm(p * logm(A))``.)
+        exponent: p, a number (of Python or NumPy), or a real tensor that broadcasts to the batch ``(*)`` and is
+            differentiated, for matrices that are positive definite.
+        floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
         solver: as for :func:`eigengrad.eigh`; integer powers do not use it.
 
     Returns:
         ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero
-        eigenvalue gives infinities and NaN, as ``0 ** p`` does.
+        eigenvalue gives infinities and NaN, as ``0 ** p`` does. The cure is ``rtol=1e-6``, say, or ``below="drop"``
+        with it.
 
     Shape, Raises:
-        As for :func:`expm`; besides, ``TypeError`` if ``exponent`` is no number, ``ValueError`` if it is not finite,
-        and ``LinAlgError`` if it is a negative integer and a matrix of the batch is singular.
+        As for :func:`expm`; besides, ``TypeError`` if ``exponent`` is no real number or tensor, ``ValueError`` if it is
+        not finite or does not broadcast, ``LinAlgError`` if it is a negative integer and a matrix of the batch is
+        singular; and as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
 
     Example:
         >>> import torch, eigengrad as eg
         >>> eg.powm(8 * torch.eye(2), 1 / 3)
         tensor([[2., 0.],
                 [0., 2.]])
+        >>> p = torch.tensor(0.5, requires_grad=True)
+        >>> torch.autograd.grad(eg.powm(4 * torch.eye(2), p).trace(), p)[0]      # 2 * 4^p log(4)
+        tensor(5.5452)
     """
-    if isinstance(exponent, bool) or not isinstance(exponent, (int, float)):
-        raise TypeError(
-            f"exponent must be a number, got {exponent!r} of type {type(exponent).__name__}; "
-            "for a power that is learned use expm(p * logm(A))"
-        )
-    if not -torch.inf < exponent < torch.inf:
+    deficiency = Deficiency(floor, rtol, below)
+    if isinstance(exponent, Tensor):
+        return _apply(A, PowerOfParameter(), deficiency, solver, exponent=exponent)
+    if isinstance(exponent, bool) or not isinstance(exponent, Real):
+        raise TypeError(f"exponent must be a real number or tensor, got {exponent!r} of type {type(exponent).__name__}")
+    p = float(exponent)
+    if not -torch.inf < p < torch.inf:
         raise ValueError(f"exponent must be finite, got {exponent}")
-    if float(exponent).is_integer():
+    if deficiency.is_possible or not (p.is_integer() or abs(p) == 0.5):
+        return _apply(A, Power(p), deficiency, solver)
+    if p.is_integer():
         check_square(A)
-        return torch.linalg.matrix_power(mirrored(A, "L"), int(exponent))
-    if exponent == 0.5:
-        return sqrtm(A, solver=solver)
-    if exponent == -0.5:
-        return inv_sqrtm(A, solver=solver)
-    return _apply(A, Power(float(exponent)), solver)
+        return torch.linalg.matrix_power(mirrored(A, "L"), int(p))
+    return sqrtm(A, solver=solver) if p > 0 else inv_sqrtm(A, solver=solver)
 
 
 @public
 def matrix_function(
     A: Tensor,
-    f: Callable[[Tensor], Tensor],
-    divided_difference: Callable[[Tensor, Tensor], Tensor],
+    f: Callable[..., Tensor],
+    divided_difference: Callable[..., Tensor],
     *,
+    parameters: Sequence[Tensor] = (),
+    floor: float | Tensor = 0.0,
+    rtol: float | None = None,
+    below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
 ) -> Tensor:
     """A function of your own of Hermitian matrices, ``V f(L) V^H``, with its exact derivative.
@@ -153,121 +180,76 @@ def matrix_function(
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
-        f: elementwise function of a real tensor.
-        divided_difference: ``f[x, y]`` of two real tensors that broadcast. For second derivatives, write it in torch
-            operations with a finite derivative where ``x == y``.
+        f: elementwise function of a real tensor x, and of the ``parameters``; its values may be complex.
+        divided_difference: ``f[x, y]`` of two real tensors that broadcast, and of the ``parameters``. For second
+            derivatives, write it in torch operations with a finite derivative where ``x == y``.
+        parameters: real tensors that f depends on and that want a gradient, one number for each matrix: each must
+            broadcast to the batch ``(*)``. ``f(x, *parameters)`` gets them so that they broadcast to x.
+        floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``f(A)``, Hermitian.
+        ``f(A)``; Hermitian if f is real, else normal and complex.
 
     Shape, Raises:
-        As for :func:`expm`; besides, ``TypeError`` if ``f`` or ``divided_difference`` cannot be called.
+        As for :func:`expm`; besides, ``TypeError`` if ``f`` or ``divided_difference`` cannot be called, or a parameter
+        is no real tensor; ``ValueError`` if one does not broadcast, or if f depends on a tensor that wants a gradient
+        and is not among them; and as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
 
     Example:
-        The inverse, whose divided difference is ``-1/(x y)``:
+        The inverse, whose divided difference is ``-1/(x y)``, and a unitary evolution by a time that is learned:
 
         >>> import torch, eigengrad as eg
         >>> eg.matrix_function(4 * torch.eye(2), lambda x: 1 / x, lambda x, y: -1 / (x * y))
         tensor([[0.2500, 0.0000],
                 [0.0000, 0.2500]])
+        >>> def evolve(x, t):
+        ...     return torch.exp(-1j * t * x)
+        >>> def difference(x, y, t):
+        ...     return -1j * t * evolve((x + y) / 2, t) * torch.sinc(t * (x - y) / (2 * torch.pi))
+        >>> t = torch.tensor(0.1, requires_grad=True)
+        >>> eg.matrix_function(torch.eye(2), evolve, difference, parameters=[t]).requires_grad
+        True
     """
     for name, value in (("f", f), ("divided_difference", divided_difference)):
         if not callable(value):
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
-    return _apply(A, Custom(f, divided_difference), solver)
+    named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
+    return _apply(A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solver, **named)
 
 
-def _apply(A: Tensor, f: ScalarFunction, solver: solvers.Name | solvers.Solver) -> Tensor:
+def _apply(
+    A: Tensor, f: ScalarFunction, deficiency: Deficiency, solver: solvers.Name | solvers.Solver, **parameters: Any
+) -> Tensor:
     check_square(A)
-    value, _, _ = _Value.call(A, f, solvers.resolve(solver))
-    return value
+    algorithm = solvers.resolve(solver)
+    t = [_of_each_matrix(name, value, A) for name, value in parameters.items()]
+    if isinstance(f, Custom) and _is_complex(f, A, t):
+        u, w = deficiency.apply(A, f.real_and_imaginary(), algorithm, *t)
+        return u + 1j * w if u.is_complex() else torch.complex(u, w)
+    if t or deficiency.is_possible:
+        return deficiency.apply(A, (f,), algorithm, *t)[0]
+    return apply(A, f, algorithm)
 
 
-def _second_derivative(A: Tensor, E: Tensor, H: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-    return _SecondDerivative.call(A, E, H, f, L, V)
+def _is_complex(f: Custom, A: Tensor, t: list[Tensor]) -> bool:
+    """Whether values of f are; and a look at what f depends on."""
+    nothing = A.new_empty(*A.shape[:-2], 0, dtype=A.real.dtype)
+    value = f(nothing, *(parameter.detach().unsqueeze(-1) for parameter in t))
+    if value.requires_grad:
+        raise ValueError(
+            "f depends on a tensor that wants a gradient and would get none: pass it as one of parameters=, and let f "
+            "and divided_difference take it as an argument"
+        )
+    return value.is_complex()
 
 
-def _derivative(A: Tensor, E: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-    return _Derivative.call(A, E, f, L, V)
-
-
-class _Value(Function):
-    """``A -> f(A)``; also L and V, as constants."""
-
-    @staticmethod
-    def forward(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> tuple[Tensor, Tensor, Tensor]:
-        if f.kind is not None and isinstance(solver, solvers.Fused):
-            return operators.function(A, f.kind, f.parameter, solver.kernel_always, solver.strict)
-        basis = Eigenbasis.for_function(A, solver)
-        return basis.recompose(f(basis.L)), *basis
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        A, ctx.f, _ = inputs
-        _, L, V = output
-        ctx.set_materialize_grads(False)
-        save(ctx, A, L, V)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
-        if g is None:
-            return None, None, None
-        A, L, V = ctx.saved_tensors
-        return _derivative(A, g, ctx.f, L, V), None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:
-        A, L, V = ctx.saved_tensors
-        return _derivative(A, dA, ctx.f, L, V), *constant(L, V)
-
-
-class _Derivative(Function):
-    """``A, E -> Df(A)[E]`` for the Hermitian part of E."""
-
-    @staticmethod
-    def forward(A: Tensor, E: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        if f.kind is not None:
-            return operators.pull_back(V, E, L, None, f.kind, f.parameter)
-        return Eigenbasis(L, V).conjugate(f.first(L.unsqueeze(-1), L.unsqueeze(-2)), E)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        A, E, ctx.f, L, V = inputs
-        save(ctx, A, E, L, V)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        A, E, L, V = ctx.saved_tensors
-        return _second_derivative(A, E, g, ctx.f, L, V), _derivative(A, g, ctx.f, L, V), None, None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, dE: Tensor, *_: None) -> Tensor:
-        A, E, L, V = ctx.saved_tensors
-        return _second_derivative(A, E, dA, ctx.f, L, V) + _derivative(A, dE, ctx.f, L, V)
-
-
-class _SecondDerivative(Function):
-    """``A, E, H -> D2f(A)[E, H]`` for the Hermitian parts of E and H."""
-
-    @staticmethod
-    def forward(A: Tensor, E: Tensor, H: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        second = f.second(L[..., :, None, None], L[..., None, :, None], L[..., None, None, :])  # (*, i, k, j)
-        E, H = V.mH @ hermitian_part(E) @ V, V.mH @ hermitian_part(H) @ V
-        half = (E.unsqueeze(-2) @ (second * H.unsqueeze(-3))).squeeze(-2)
-        return V @ (half + half.mH) @ V.mH
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        raise NotImplementedError(_THIRD_ORDER)
-
-    @staticmethod
-    def push_forward(ctx: Any, *tangents: Tensor) -> Any:
-        raise NotImplementedError(_THIRD_ORDER)
-
-
-_THIRD_ORDER = "matrix functions have first and second derivatives; of any order: sqrtm, inv_sqrtm, integer powers"
+def _of_each_matrix(name: str, value: Any, A: Tensor) -> Tensor:
+    """A parameter as ``(*)``, in the precision of A."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise TypeError(f"{name} must be a real tensor, got {value!r}")
+    try:
+        return value.to(A.real.dtype).expand(A.shape[:-2])
+    except RuntimeError:
+        batch = tuple(A.shape[:-2])
+        raise ValueError(f"{name} must broadcast to the batch {batch}, got shape {tuple(value.shape)}") from None

@@ -23,38 +23,51 @@ from eigengrad import solvers
 from eigengrad.arguments import check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.matrix_functions.divided_differences import Power
 from eigengrad.matrix_functions.lyapunov import Lyapunov
+from eigengrad.matrix_functions.rank import Below, Deficiency
 from eigengrad.native import operators
 from eigengrad.native.operators import KINDS
 
-__all__ = ["inv_sqrtm", "sqrtm"]
+__all__ = ["inv_sqrtm", "root_of_bounded", "sqrtm"]
 
 
 @public
-def sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def sqrtm(
+    A: Tensor,
+    *,
+    floor: float | Tensor = 0.0,
+    rtol: float | None = None,
+    below: Below = "lift",
+    solver: solvers.Name | solvers.Solver = "auto",
+) -> Tensor:
     r"""The square root ``A^(1/2)`` of Hermitian positive definite matrices.
 
     In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`1/(s_i + s_j)`: exact at repeated
-    eigenvalues, to every order. At a zero eigenvalue, where the root has no derivative, the gradient is infinite and
-    NaN, unless a ``floor`` is set.
+    eigenvalues, to every order (with ``floor``, ``rtol`` or ``below="drop"``, to the second).
 
     Args:
         A: Hermitian positive semidefinite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
-        floor: eigenvalues below are taken to be ``floor``. Set it where a positive lower bound of the spectrum is
-            known, as ``eps`` is for a covariance plus ``eps * I``, whose computed eigenvalues rounding can push below
-            zero. The default of 0 takes negative ones for zero.
+        floor: an absolute threshold for eigenvalues, a number or a tensor that broadcasts to the batch ``(*)``.
+        rtol: a threshold relative to the largest eigenvalue of each matrix; with both, the larger one counts. That of
+            a zero matrix is 0.
+        below: what becomes of eigenvalues below: ``"lift"`` takes them to be the threshold; ``"drop"`` leaves them out,
+            so that the function is one of the rest (the pseudo-inverse, for a negative power) and 0 in their space.
+            Gradients are those of what is computed.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``A^(1/2)``, Hermitian positive semidefinite.
+        ``A^(1/2)``, Hermitian positive semidefinite. Negative eigenvalues are taken for zero. At a zero eigenvalue, where
+        the root has no derivative, the gradient is infinite and NaN; the cure is a threshold, such as ``rtol=1e-6``.
 
     Shape:
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        TypeError: if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
+        TypeError: if ``A`` is no tensor, or of another dtype; for thresholds that are no numbers.
+        ValueError: if ``A`` is no batch of square matrices; if ``floor`` or ``rtol`` is negative, or ``floor`` does not
+            broadcast; for another ``below``; for an unknown solver.
         torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
@@ -64,49 +77,66 @@ def sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solve
                 [0., 2.]])
     """
     check_square(A)
-    S, _, _ = _Root.call(A, False, _checked(floor), solvers.resolve(solver))
-    return S
+    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver)
+    if deficiency.is_possible:
+        return deficiency.apply(A, (Power(0.5),), algorithm)[0]
+    return root_of_bounded(A, 0.0, inverse=False, solver=algorithm)
 
 
 @public
-def inv_sqrtm(A: Tensor, *, floor: float = 0.0, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def inv_sqrtm(
+    A: Tensor,
+    *,
+    floor: float | Tensor = 0.0,
+    rtol: float | None = None,
+    below: Below = "lift",
+    solver: solvers.Name | solvers.Solver = "auto",
+) -> Tensor:
     r"""The inverse square root ``A^(-1/2)`` of Hermitian positive definite matrices.
 
     In the eigenbasis, with ``s = sqrt(L)``, the derivative is a product with :math:`-1/(s_i s_j (s_i + s_j))`: exact at
-    repeated eigenvalues, to every order.
+    repeated eigenvalues, to every order (with ``floor``, ``rtol`` or ``below="drop"``, to the second).
 
     Args:
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
-        floor: as for :func:`sqrtm`; its inverse square root bounds the result.
+        floor, rtol, below: as for :func:`sqrtm`.
         solver: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``A^(-1/2)``, Hermitian. A zero eigenvalue (with ``floor=0``) gives infinities and NaN, as ``0 ** -0.5`` does.
+        ``A^(-1/2)``, Hermitian. Without ``floor`` and ``rtol``, a zero eigenvalue gives infinities and NaN, as
+        ``0 ** -0.5`` does; the cure is a threshold, such as ``rtol=1e-6``, or ``below="drop"`` with it.
 
-    Shape:
-        ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
-
-    Raises:
-        TypeError: if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices; if ``floor`` is negative; for an unknown solver.
-        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
+    Shape, Raises:
+        As for :func:`sqrtm`.
 
     Example:
         >>> import torch, eigengrad as eg
         >>> eg.inv_sqrtm(4 * torch.eye(2))
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])
+        >>> eg.inv_sqrtm(torch.tensor([4.0, 0.0]).diag(), rtol=1e-6, below="drop")
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.0000]])
     """
     check_square(A)
-    X, _, _ = _Root.call(A, True, _checked(floor), solvers.resolve(solver))
-    return X
+    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver)
+    if deficiency.is_possible:
+        return deficiency.apply(A, (Power(-0.5),), algorithm)[0]
+    return root_of_bounded(A, 0.0, inverse=True, solver=algorithm)
 
 
-def _checked(floor: float) -> float:
-    if not floor >= 0:
-        raise ValueError(f"floor must not be negative, got {floor}")
-    return floor
+@public
+def root_of_bounded(
+    A: Tensor, bound: float, *, inverse: bool, solver: solvers.Name | solvers.Solver = "auto"
+) -> Tensor:
+    """The root of matrices whose eigenvalues are known to be at least ``bound``.
+
+    Such as a covariance plus ``bound * I``. Those that were computed to be less are so by rounding, and both the root and
+    its derivative take them to be ``bound``: not a function of A with a threshold, but that of the A that was meant.
+    """
+    S, _, _ = _Root.call(A, inverse, bound, solvers.resolve(solver))
+    return S
 
 
 class _Root(Function):

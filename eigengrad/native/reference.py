@@ -205,24 +205,24 @@ def projector_weights(L: Tensor, kept: Tensor, width: float, terms: tuple[int, i
 
 
 def of_exponential(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
-    """``exp(high) (1 - exp(-d))/d``, d being the distance of x and y."""
-    high, distance = torch.maximum(x, y), (x - y).abs()
-    return high.exp() * torch.where(distance == 0, 1.0, -torch.expm1(-distance) / distance)
+    """``exp(high) (1 - exp(-d))/d``, d being the distance of x and y. Differentiable at ties, as those below."""
+    high, distance, tied = torch.maximum(x, y), (x - y).abs(), x == y
+    return high.exp() * torch.where(tied, 1.0, -torch.expm1(-distance) / torch.where(tied, 1.0, distance))
 
 
 def of_logarithm(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
     """``log1p(d/low)/d``."""
-    distance = (x - y).abs()
-    return torch.where(distance == 0, 1 / x, _log_ratio(x, y) / distance)
+    distance, tied = (x - y).abs(), x == y
+    return torch.where(tied, 1 / x, _log_ratio(x, y) / torch.where(tied, 1.0, distance))
 
 
-def of_power(x: Tensor, y: Tensor, exponent: float) -> Tensor:
+def of_power(x: Tensor, y: Tensor, exponent: float | Tensor) -> Tensor:
     """``low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``."""
     p = exponent
-    low, high, distance = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs()
+    low, high, distance, tied = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs(), x == y
     logarithm = p * _log_ratio(x, y)
     difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)
-    return torch.where(distance == 0, p * x ** (p - 1), difference / distance)
+    return torch.where(tied, p * x ** (p - 1), difference / torch.where(tied, 1.0, distance))
 
 
 def _log_ratio(x: Tensor, y: Tensor) -> Tensor:

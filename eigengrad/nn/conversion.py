@@ -1,44 +1,72 @@
-"""Into a network and out again: batch normalisation becomes whitening, and whitening part of a convolution."""
+"""Into a network: batch normalisation becomes whitening or denoising."""
 
-import copy
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
+from eigengrad.nn.denoising import PCADenoising
+from eigengrad.nn.functional.channel_groups import blocks
 from eigengrad.nn.normalization import Normalization
 from eigengrad.nn.whitening import ZCAWhitening
 
-__all__ = ["convert", "fold"]
+__all__ = ["convert", "convert_sync"]
 
-Linear = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+M = TypeVar("M", bound=nn.Module)
+Rule = Callable[[Any, Normalization], nn.Module]
+
+LAYERS: dict[str, type[Normalization]] = {"zca": ZCAWhitening, "pca": PCADenoising}
+FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
 
 
 def convert(
-    model: nn.Module,
+    model: M,
     choose: Callable[[str, nn.Module], bool] = lambda name, layer: True,
     *,
+    layer: str = "zca",
     group_size: int | None = None,
+    rules: Mapping[type[nn.Module], Rule] | None = None,
     **options: Any,
-) -> nn.Module:
-    """Replace batch normalisation layers by :class:`eigengrad.nn.ZCAWhitening`.
+) -> M:
+    """Replace batch normalisation layers by :class:`eigengrad.nn.ZCAWhitening` or :class:`eigengrad.nn.PCADenoising`.
 
-    Scale, offset, momentum and eps are kept, and the running variances become a diagonal running whitening matrix: the
-    model's evaluation output stays what it was, until it is trained. An ``nn.SyncBatchNorm`` keeps its processes.
+    Parameters (the same objects), momentum, eps, hooks and flags are kept, and the running variances become a diagonal
+    running covariance: the model's evaluation output stays what it was, until it is trained (as long as a denoising
+    layer keeps all its components). An ``nn.SyncBatchNorm`` keeps its processes, by default ``"all"``.
+
+    What is replaced are ``nn.BatchNorm1d``, ``2d``, ``3d``, ``nn.SyncBatchNorm``, and subclasses that leave ``forward``
+    to them. A class with a forward of its own, such as a normalisation with its activation, is left alone, and named in
+    a warning, unless a rule says what to do.
 
     Args:
         model: changed in place, unless it is a batch normalisation layer itself.
         choose: called with each layer's qualified name and the layer; which ones to replace. All by default.
-        group_size: d; in a layer with fewer channels, all of them.
-        options: further arguments of :class:`eigengrad.nn.ZCAWhitening`, such as ``gradient`` or ``eps``.
+        layer: ``"zca"`` or ``"pca"``.
+        group_size: of whitening, d; in a layer with fewer channels, all of them.
+        rules: for classes with a forward of their own: called with the old layer and the new one, and returns what
+            takes the old one's place, ``{NormAct: lambda old, new: nn.Sequential(new, old.act)}``.
+        options: further arguments of the layer, such as ``gradient``, ``eps`` or ``rank``.
 
     Returns:
-        The model, or the whitening layer that takes its place.
+        The model, or the layer that takes its place.
 
     Raises:
-        ValueError: if no layer was chosen; for a lazy layer that has seen no input yet.
+        ValueError: if no layer was chosen; for a lazy layer that has seen no input yet; for
+            an unknown ``layer``.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -46,110 +74,123 @@ def convert(
         >>> eg.nn.convert(network, group_size=16)[1]
         ZCAWhitening(64, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, group_size=16)
     """
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {tuple(LAYERS)}, got {layer!r}")
+    if layer == "pca" and group_size is not None:
+        raise ValueError(f"group_size={group_size} is a setting of whitening; for layer='pca' give rank or energy")
     chosen = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and choose(name, m)]
     if not chosen:
         raise ValueError("no batch normalisation layer was chosen; choose is called with each one's name and the layer")
-    replacements = {layer: _whitening(name, layer, group_size, options) for name, layer in chosen}
-    if isinstance(model, _BatchNorm):
-        return replacements[model]
+
+    def replacement(name: str, old: _BatchNorm) -> nn.Module | None:
+        rule = next(
+            (rule for kind in type(old).__mro__ for given, rule in (rules or {}).items() if kind is given), None
+        )
+        if rule is None and not _understood(old):
+            return None
+        sizes = {} if layer == "pca" else {"group_size": group_size}
+        new = _successor(name, old, LAYERS[layer], sizes | options)
+        return new if rule is None else rule(old, new).train(old.training)
+
+    replacements: dict[nn.Module, nn.Module] = {}
+    left = []
+    for name, old in chosen:
+        new = replacement(name, old)
+        if new is None:
+            left.append(f"{name or 'the model'} ({type(old).__name__})")
+        else:
+            replacements[old] = new
+    if left:
+        warnings.warn(
+            f"not converted: {', '.join(left)}. A class with a forward of its own, or a parametrised weight, is not "
+            "batch normalisation alone; pass rules={Class: lambda old, new: ...} to say what takes its place",
+            stacklevel=2,
+        )
+    if model in replacements:
+        return cast("M", replacements[model])
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):  # named_children names a shared layer only once
-            if isinstance(child, _BatchNorm) and child in replacements:
+            if child in replacements:
                 setattr(parent, name, replacements[child])
     return model
 
 
-def fold(layer: Normalization, linear: Linear) -> Linear:
-    """The convolution, or linear layer, that does what ``linear`` and then ``layer`` do in evaluation.
+def convert_sync(model: M) -> M:
+    """Let every layer of this package in ``model`` share its moments with all processes, as ``process_group="all"``.
 
-    Evaluation is an affine map of each group of channels, and so is part of the affine map before it: the network
-    becomes one layer shorter, and exports to any format that knows convolutions.
+    What ``nn.SyncBatchNorm.convert_sync_batchnorm`` does for batch normalisation, which it leaves alone. Layers with a
+    group of their own keep it.
 
     Args:
-        layer: whitening or denoising, with running estimates.
-        linear: what comes directly before; neither is changed.
+        model: changed in place.
 
     Returns:
-        A copy of ``linear`` with other weights, and with a bias.
-
-    Raises:
-        TypeError: for other layers.
-        ValueError: if the layer has no running estimates or another number of channels, or if a convolution's groups
-            cut through a group of channels, which then depends on more inputs than one of them has.
+        The model.
 
     Example:
-        >>> import torch, eigengrad as eg
-        >>> convolution, layer = torch.nn.Conv2d(3, 8, 3), eg.nn.ZCAWhitening(8).eval()
-        >>> x = torch.randn(1, 3, 5, 5)
-        >>> torch.allclose(eg.nn.fold(layer, convolution)(x), layer(convolution(x)), atol=1e-5)
-        True
+        >>> import eigengrad as eg
+        >>> eg.nn.convert_sync(eg.nn.ZCAWhitening(8)).process_group
+        'all'
     """
-    if not isinstance(layer, Normalization):
-        raise TypeError(f"layer must be a layer of eigengrad.nn, got {type(layer).__name__}")
-    if type(linear) not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        raise TypeError(f"linear must be a Linear, Conv1d, Conv2d or Conv3d, got {type(linear).__name__}")
-    channels = linear.weight.shape[0]
-    if channels != layer.num_features:
-        raise ValueError(f"linear has {channels} outputs, but layer has {layer.num_features} channels")
-    if layer.num_batches_tracked is None:
-        raise ValueError("layer has no running estimates (track_running_stats=False), so evaluation is no fixed map")
-
-    exact = torch.float64  # folding is done once: its rounding should not add to the network's
-    weight = linear.weight.detach().to(exact)
-    bias = weight.new_zeros(channels) if linear.bias is None else linear.bias.detach().to(exact)
-    weights, biases = [], []
-    with torch.no_grad():
-        for block, mean, T, offset in layer.evaluation_maps():
-            groups, d, _ = T.shape
-            _check_cut(linear, block.start, d, groups)
-            T = T.to(exact)
-            weights.append((T @ weight[block].reshape(groups, d, -1)).reshape(weight[block].shape))
-            biases.append((T @ (bias[block].view(groups, d, 1) - mean.to(exact)) + offset.to(exact)).flatten())
-    folded = copy.deepcopy(linear)
-    folded.weight = nn.Parameter(torch.cat(weights).to(linear.weight.dtype), linear.weight.requires_grad)
-    folded.bias = nn.Parameter(torch.cat(biases).to(linear.weight.dtype), linear.weight.requires_grad)
-    return folded
+    for module in model.modules():
+        if isinstance(module, Normalization) and module.process_group is None:
+            module.process_group = "all"
+    return model
 
 
-def _whitening(name: str, layer: _BatchNorm, group_size: int | None, options: dict[str, Any]) -> ZCAWhitening:
-    """The whitening layer that takes a batch normalisation layer's place."""
-    if isinstance(layer.weight, nn.UninitializedParameter) or layer.num_features == 0:
+def _understood(layer: _BatchNorm) -> bool:
+    """Whether it does what batch normalisation does, with parameters of its own."""
+    own = "forward" in vars(layer) or parametrize.is_parametrized(layer)
+    plain = all(name in layer._parameters for name in ("weight", "bias"))
+    return type(layer).forward in FORWARDS and plain and not own
+
+
+def _successor(name: str, old: _BatchNorm, kind: type[Normalization], options: dict[str, Any]) -> Normalization:
+    """The layer that takes a batch normalisation layer's place."""
+    if isinstance(old.weight, nn.UninitializedParameter) or old.num_features == 0:
         raise ValueError(f"{name or 'model'} is lazy and has seen no input yet; run the model once, then convert")
-    template = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
-    if isinstance(layer, nn.SyncBatchNorm):
-        options = {"process_group": layer.process_group or torch.distributed.group.WORLD} | options
+    if options.get("group_size") is not None:
+        options = options | {"group_size": min(options["group_size"], old.num_features)}
+    if isinstance(old, nn.SyncBatchNorm):
+        options = {"process_group": old.process_group or "all"} | options
+    template = next((t for t in (old.weight, old.running_mean) if t is not None), None)
     settings: dict[str, Any] = {
-        "eps": layer.eps,
-        "momentum": layer.momentum,
-        "affine": layer.affine,
-        "bias": layer.bias is not None,
-        "track_running_stats": layer.track_running_stats,
+        "eps": old.eps,
+        "momentum": old.momentum,
+        "affine": old.affine,
+        "track_running_stats": old.running_mean is not None,
         "device": None if template is None else template.device,
         "dtype": None if template is None else template.dtype,
-        "group_size": None if group_size is None else min(group_size, layer.num_features),
     }
-    whitening = ZCAWhitening(layer.num_features, **(settings | options))
-    whitening.train(layer.training)
-    with torch.no_grad():
-        for parameter in ("weight", "bias"):
-            old, new = getattr(layer, parameter), getattr(whitening, parameter)
-            if old is not None and new is not None:
-                new.copy_(old).requires_grad_(old.requires_grad)
-        if layer.running_mean is not None and whitening.running_mean is not None:
-            assert layer.running_var is not None and layer.num_batches_tracked is not None
-            assert whitening.running_whitening is not None and whitening.num_batches_tracked is not None
-            whitening.running_mean.copy_(layer.running_mean)
-            whitening.running_whitening.mul_((layer.running_var + layer.eps).rsqrt().unsqueeze(-1))
-            whitening.num_batches_tracked.copy_(layer.num_batches_tracked)
-    return whitening
+    settings |= options
+    affine = settings.pop("affine")
+    new = kind(old.num_features, affine=False, **settings)
+    new.affine = affine
+    for parameter in ("weight", "bias") if affine else ():
+        setattr(new, parameter, getattr(old, parameter))
+    for hooks in HOOKS:
+        setattr(new, hooks, getattr(old, hooks))
+    if old.running_mean is not None and new.running_mean is not None:
+        assert old.running_var is not None and new.running_covariance is not None
+        with torch.no_grad():
+            new.running_mean.copy_(old.running_mean)
+            new.running_covariance.mul_(_as_covariance(old.running_var, new).unsqueeze(-1))
+            if old.num_batches_tracked is None:
+                new.num_batches_tracked = None
+            elif new.num_batches_tracked is not None:
+                new.num_batches_tracked.copy_(old.num_batches_tracked)
+        new.track_running_stats = old.track_running_stats
+    return new.train(old.training)
 
 
-def _check_cut(linear: Linear, first: int, d: int, groups: int) -> None:
-    """Groups of d channels from ``first`` on must each lie within one group of the convolution."""
-    width = linear.weight.shape[0] // getattr(linear, "groups", 1)
-    for start in range(first, first + groups * d, d):
-        if start // width != (start + d - 1) // width:
-            raise ValueError(
-                f"channels {start} to {start + d - 1} are whitened together but belong to several of the convolution's "
-                f"{linear.groups} groups; choose a group_size that divides {width}"
-            )
+def _as_covariance(variance: Tensor, layer: Normalization) -> Tensor:
+    """The diagonal ``(C,)`` that gives each channel ``variance`` once a relative eps has been added.
+
+    Negative where a channel's variance is less than that share of its group's mean: it is the floor that is subtracted.
+    """
+    if not isinstance(layer, ZCAWhitening) or layer.relative_eps == 1.0:
+        return variance
+    wide = variance.double() if variance.device.type != "mps" else variance.float()
+    groups = (wide[block].view(-1, size) for block, size in blocks(layer.num_features, layer.group_size))
+    mean = torch.cat([group.mean(dim=1, keepdim=True).expand_as(group).flatten() for group in groups])
+    return (wide - layer.relative_eps * mean) / (1.0 - layer.relative_eps)

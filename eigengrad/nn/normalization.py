@@ -1,15 +1,22 @@
 """What the layers share with ``nn.BatchNorm2d``: parameters, running estimates, and which of them are used when."""
 
-from collections.abc import Iterator
-from typing import Any
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
-from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings
+from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings, evaluate
+from eigengrad.nn.functional.distributed import Processes, check_processes, resolved
+from eigengrad.nn.functional.moments import working_dtype
+from eigengrad.nn.kept import Kept, Settings, is_recorded, is_symbolic
+from eigengrad.nn.leaf import as_leaf, is_proxy
 
 __all__ = ["Normalization"]
+
+ESTIMATES = ("running_mean", "running_covariance")
 
 
 class Normalization(nn.Module):
@@ -20,12 +27,15 @@ class Normalization(nn.Module):
     Args:
         num_features: number of channels C.
         eps, momentum, affine, track_running_stats, device, dtype, bias: as for ``nn.BatchNorm2d``.
+        group_size: d.
         process_group, errors: as for :func:`eigengrad.whiten`.
-        estimates: names and shapes of the running estimates.
+        dim: which dimension of the input is that of the channels.
     """
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
+    running_mean: Tensor | None
+    running_covariance: Tensor | None
     num_batches_tracked: Tensor | None
 
     def __init__(
@@ -38,15 +48,19 @@ class Normalization(nn.Module):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
         *,
+        group_size: int,
         bias: bool,
-        process_group: ProcessGroup | None,
+        process_group: Processes,
         errors: str,
-        estimates: dict[str, tuple[int, ...]],
+        dim: int,
     ) -> None:
         super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
         check_settings(eps, errors)
+        check_processes(process_group)
+        if dim == 0:
+            raise ValueError("dim must not be 0, the batch's dimension: give the channels', such as 1 or -1")
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
@@ -54,24 +68,32 @@ class Normalization(nn.Module):
         self.track_running_stats = track_running_stats
         self.process_group = process_group
         self.errors = errors
-        self._estimates = tuple(estimates)
+        self.dim = dim
+        self._group_size = group_size
+        self._kept = Kept()
+        self._warned = False
 
         def empty(*shape: int, dtype: torch.dtype | None = dtype) -> Tensor:
             return torch.empty(shape, device=device, dtype=dtype)
 
         self.register_parameter("weight", nn.Parameter(empty(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(empty(num_features)) if affine and bias else None)
-        for name, shape in estimates.items():
-            self.register_buffer(name, empty(*shape) if track_running_stats else None)
-        self.register_buffer("num_batches_tracked", empty(dtype=torch.long) if track_running_stats else None)
+        wide = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        tracked = track_running_stats
+        self.register_buffer("running_mean", empty(num_features, dtype=wide) if tracked else None)
+        self.register_buffer("running_covariance", empty(num_features, group_size, dtype=wide) if tracked else None)
+        self.register_buffer("num_batches_tracked", empty(dtype=torch.long) if tracked else None)
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """Forget what was seen, as before the first batch: evaluation then changes nothing but scale and offset."""
-        for name in (*self._estimates, "num_batches_tracked"):
-            buffer = getattr(self, name)
+        """Forget what was seen, as before the first batch: mean 0, and the identity as covariance."""
+        for buffer in (self.running_mean, self.num_batches_tracked):
             if buffer is not None:
                 buffer.zero_()
+        if self.running_covariance is not None:
+            channels, d = self.running_covariance.shape
+            row, column = (torch.arange(size, device=self.running_covariance.device) for size in (channels, d))
+            self.running_covariance.copy_(row.unsqueeze(-1) % d == column)
 
     def reset_parameters(self) -> None:
         """Scale 1, offset 0, and :meth:`reset_running_stats`."""
@@ -81,27 +103,137 @@ class Normalization(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def evaluation_maps(self) -> Iterator[AffineMap]:
-        """What evaluation does to each block of channels."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x (N, C)`` or ``(N, C, *)``, or with its channels where ``dim`` says."""
+        if is_proxy(x):
+            return as_leaf(self, x)
+        if x.dim() < 2 or not -x.dim() < self.dim < x.dim() or x.shape[self.dim] != self.num_features:
+            raise ValueError(self._expected(x))
+        y = x if self.dim == 1 else x.movedim(self.dim, 1)
+        estimated = self.running_mean is not None and self.running_covariance is not None
+        y = self._by_estimates(y) if estimated and not self.training else self._by_batch(y)
+        return y if self.dim == 1 else y.movedim(1, self.dim)
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module; in evaluation, the matrix is made ready, so that tracers find it."""
+        super().train(mode)
+        self._make_ready()
+        return self
+
+    def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
+        """What evaluation does to each block of channels, in this dtype."""
         raise NotImplementedError
 
-    def _arguments(self, x: Tensor) -> dict[str, Any]:
-        """Of the function that does the work, as far as they are common to the layers."""
-        if x.dim() < 2 or x.shape[1] != self.num_features:
-            raise ValueError(f"expected (N, {self.num_features}) or (N, {self.num_features}, *), got {tuple(x.shape)}")
-        estimates = {name: getattr(self, name) for name in (*self._estimates, "num_batches_tracked")}
-        training = self.training or any(buffer is None for buffer in estimates.values())
-        if training and not (self.training and self.track_running_stats):
-            estimates = dict.fromkeys(estimates)
-        return estimates | {
-            "weight": self.weight,
-            "bias": self.bias,
-            "training": training,
-            "momentum": 0.0 if estimates["num_batches_tracked"] is None else self.momentum,
-            "eps": self.eps,
-            "process_group": self.process_group if training and self.training else None,
-            "errors": self.errors,
-        }
+    def evaluation_matrix(self) -> Tensor:
+        """Derived from the running covariance, ``(C, d)``; kept until that changes."""
+        assert self.running_covariance is not None
+        kept, estimate, settings = self._kept, self.running_covariance, self._settings()
+        if torch.compiler.is_compiling() or is_recorded():
+            if not kept.of(settings):
+                return self._derived(estimate)
+            assert kept.matrix is not None and kept.estimate is not None
+            return kept.matrix if is_recorded() else self._derived_unless(estimate, kept.estimate, kept.matrix)
+        if is_symbolic(estimate):
+            return self._derived(estimate)
+        kept.renew(estimate, settings, self._derived)
+        assert kept.matrix is not None
+        return kept.matrix
+
+    def _settings(self) -> Settings:
+        """What the derived matrix depends on, beside the estimate."""
+        raise NotImplementedError
+
+    def _derived(self, covariance: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _derived_unless(self, covariance: Tensor, kept: Tensor, matrix: Tensor) -> Tensor:
+        """``matrix`` if the covariance is what ``kept`` is: as an operator, for compilers."""
+        raise NotImplementedError
+
+    def _normalized(self, x: Tensor, **arguments: Any) -> Tensor:
+        """By the moments of the batch."""
+        raise NotImplementedError
+
+    def _by_estimates(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise TypeError(f"x must be real and floating point, got {x.dtype}")
+        return evaluate(x, self.evaluation_maps(working_dtype(x)), self._group_size)
+
+    def _by_batch(self, x: Tensor) -> Tensor:
+        tracked = self.training and self.track_running_stats and self.running_mean is not None
+        uncounted = self.num_batches_tracked is None
+        estimates = {name: getattr(self, name) if tracked else None for name in (*ESTIMATES, "num_batches_tracked")}
+        self._warn_of_few(x)
+        return self._normalized(
+            x,
+            **estimates,
+            weight=self.weight,
+            bias=self.bias,
+            training=True,
+            momentum=0.0 if not tracked or (self.momentum is None and uncounted) else self.momentum,
+            eps=self.eps,
+            process_group=self.process_group if self.training else None,
+            errors=self.errors,
+        )
+
+    def _warn_of_few(self, x: Tensor) -> None:
+        """Once, if a group has too few observations for an estimate. Their number is one of shapes, not of values."""
+        if self._warned or not self.training or torch.compiler.is_compiling():
+            return
+        observations = x.shape[0] * math.prod(x.shape[2:])
+        group = resolved(self.process_group)
+        if group is not None:
+            observations *= group.size()
+        if 0 < observations < 2 * self._group_size:
+            self._warned = True
+            warnings.warn(
+                f"{self}: {observations} observations are few for a covariance of {self._group_size} channels, which "
+                f"wants at least {2 * self._group_size}. Training goes on, but evaluation may differ from it: "
+                f"{self._advice}",
+                stacklevel=5,
+            )
+
+    _advice = "take larger batches"
+
+    def _expected(self, x: Tensor) -> str:
+        C = self.num_features
+        shapes = f"(N, {C}) or (N, {C}, *)" if self.dim == 1 else f"{C} channels in dimension {self.dim}"
+        hint = "; add a batch dimension" if self.dim == 1 and x.dim() in (3, 4) and x.shape[0] == C else ""
+        return f"expected {shapes}, got {tuple(x.shape)}{hint}"
+
+    def _make_ready(self) -> None:
+        if not self.training and self.running_mean is not None and self.running_covariance is not None:
+            self._kept.renew(self.running_covariance, self._settings(), self._derived)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Estimates are float32 at least: a hundredth of a new one, added to an old one in half precision, is lost."""
+        before = {name: getattr(self, name) for name in ESTIMATES}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = getattr(self, name)
+            if new is not None and torch.finfo(new.dtype).bits < 32:
+                setattr(self, name, old.to(new.device, torch.float32))
+        self._make_ready()
+        return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        state_dict.pop(f"{prefix}running_projection", None)  # derived: of earlier versions of PCADenoising
+        refused = state_dict.pop(f"{prefix}running_whitening", None) is not None
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+        if refused:
+            *_, errors = lists
+            errors.append(
+                f"{prefix}running_whitening is an average of whitening matrices, which a few batches of small variance "
+                "dominate, and from which no covariance follows; load with the key left out and strict=False, then "
+                "estimate anew by eigengrad.nn.update_statistics(model, loader)"
+            )
+        for name in ESTIMATES:  # assign=True brings its own dtype
+            buffer = getattr(self, name)
+            if buffer is not None and torch.finfo(buffer.dtype).bits < 32:
+                setattr(self, name, buffer.float())
+        self._make_ready()
 
     def extra_repr(self) -> str:
         """The arguments that ``nn.BatchNorm2d`` shows, and others where they are not the default."""
@@ -109,4 +241,9 @@ class Normalization(nn.Module):
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
-        return text if self.errors == "raise" else f"{text}, errors={self.errors!r}"
+        others: Mapping[str, tuple[Any, Any]] = {
+            "errors": (self.errors, "raise"),
+            "dim": (self.dim, 1),
+            "process_group": (self.process_group, None),
+        }
+        return text + "".join(f", {name}={value!r}" for name, (value, default) in others.items() if value != default)

@@ -1,15 +1,18 @@
 """The whitening layer."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
 from eigengrad.gradients import GradientRule, Unrolled
-from eigengrad.nn.functional.batch_statistics import AffineMap, check_group_size
-from eigengrad.nn.functional.whitening import evaluation_maps, whiten
+from eigengrad.nn.functional.batch_statistics import RELATIVE_EPS, SHRINKAGE, AffineMap, check_group_size
+from eigengrad.nn.functional.conditioning import check_relative_eps, check_shrinkage
+from eigengrad.nn.functional.distributed import Processes
+from eigengrad.nn.functional.whitening import check_method, evaluation_maps, whiten, whitening_matrix
+from eigengrad.nn.kept import Settings, whitening_matrix_unless_kept
 from eigengrad.nn.normalization import Normalization
 
 __all__ = ["ZCAWhitening"]
@@ -18,9 +21,10 @@ __all__ = ["ZCAWhitening"]
 class ZCAWhitening(Normalization):
     """ZCA whitening of groups of channels, with the interface and the running statistics of ``nn.BatchNorm2d``.
 
-    In training, each group of ``group_size`` channels is centred and multiplied by ``(C + eps I)^(-1/2)``, C being its
-    covariance over the batch and all positions. In evaluation, the running mean and the running whitening matrix take
-    their places: one matrix product, no decomposition. See :func:`eigengrad.whiten` for the formulas.
+    In training, each group of ``group_size`` channels is centred and multiplied by the inverse square root of its
+    covariance over the batch and all positions. In evaluation, the running mean and covariance take their places: one
+    matrix product, and no decomposition but the first time after they have changed. See :func:`eigengrad.whiten` for
+    the formulas.
 
     Args:
         num_features: number of channels C.
@@ -29,25 +33,31 @@ class ZCAWhitening(Normalization):
         affine: learn a scale and an offset for each channel.
         track_running_stats: keep running estimates for evaluation. Without them, evaluation uses the batch's moments.
         device: where parameters and buffers are made.
-        dtype: their dtype.
-        group_size: the paper's d. All channels by default; the last group is smaller where d does not divide C.
+        dtype: that of the parameters; running estimates are float32 at least, also after ``layer.half()``.
+        group_size: the paper's d. By default all channels, or 64 if there are more, since a group wants at least twice
+            as many observations as channels; the last one is smaller where d does not divide C.
+        relative_eps: share of the group's mean variance that is added to the diagonal as well. The default is measured
+            (``benchmarks/evaluation.py``); the paper has none.
+        shrinkage: of the covariance toward its diagonal, a share or ``"auto"``: for few observations.
+        method: ``"zca"``, or ``"cholesky"`` for the inverse of the Cholesky factor, as in W-MSE.
         gradient: ``None`` for the exact derivative, the safe choice; or a rule, to differentiate eigenvectors by it as
             the paper does.
         solver: as for :func:`eigengrad.eigh`.
-        process_group: processes that share their moments in training, such as ``torch.distributed.group.WORLD``;
-            their batches may differ in size. ``None`` for each process on its own, as in ``nn.BatchNorm2d``.
+        process_group: processes that share their moments in training: a group, or ``"all"``, which unlike a group can
+            be copied and saved; their batches may differ in size. ``None`` for each process on its own.
         errors: ``"raise"`` or ``"skip"``, what becomes of a group whose covariance is not finite and of a batch with a
             single observation; see :func:`eigengrad.whiten`.
         bias: with ``affine``, learn the offset too.
+        dim: dimension of the channels: 1, or -1 for tokens ``(N, L, C)`` and images ``(N, H, W, C)``.
 
     Attributes:
         weight, bias: ``(C,)``, or ``None`` without ``affine``.
         running_mean: ``(C,)``, or ``None`` without ``track_running_stats``.
-        running_whitening: ``(C, d)``, channel c's row of its group's matrix, or ``None`` likewise.
+        running_covariance: ``(C, d)``, channel c's row of its group's matrix, or ``None`` likewise.
         num_batches_tracked: number of batches in the estimates; skipped ones are not counted.
 
     Shape:
-        ``(N, C)`` or ``(N, C, *)``, to the same.
+        ``(N, C)`` or ``(N, C, *)``, to the same; or with the channels in dimension ``dim``.
 
     Raises:
         ValueError: for sizes that do not fit, naming the argument.
@@ -62,9 +72,6 @@ class ZCAWhitening(Normalization):
         torch.Size([8, 64, 14, 14])
     """
 
-    running_mean: Tensor | None
-    running_whitening: Tensor | None
-
     def __init__(
         self,
         num_features: int,
@@ -76,13 +83,20 @@ class ZCAWhitening(Normalization):
         dtype: torch.dtype | None = None,
         *,
         group_size: int | None = None,
+        relative_eps: float = RELATIVE_EPS,
+        shrinkage: float | str = SHRINKAGE,
+        method: str = "zca",
         gradient: GradientRule | Unrolled | None = None,
         solver: solvers.Name | solvers.Solver = "auto",
-        process_group: ProcessGroup | None = None,
+        process_group: Processes = None,
         errors: str = "raise",
         bias: bool = True,
+        dim: int = 1,
     ) -> None:
         d = check_group_size(group_size, max(num_features, 1))
+        check_relative_eps(relative_eps)
+        check_shrinkage(shrinkage)
+        check_method(method)
         solvers.resolve(solver)
         super().__init__(
             num_features,
@@ -92,36 +106,58 @@ class ZCAWhitening(Normalization):
             track_running_stats,
             device,
             dtype,
+            group_size=d,
             bias=bias,
             process_group=process_group,
             errors=errors,
-            estimates={"running_mean": (num_features,), "running_whitening": (num_features, d)},
+            dim=dim,
         )
         self.group_size = d
+        self.relative_eps = relative_eps
+        self.shrinkage = shrinkage
+        self.method = method
         self.gradient = gradient
         self.solver = solver
 
-    def reset_running_stats(self) -> None:
-        """Forget what was seen, as before the first batch: mean 0, and the identity as whitening matrix."""
-        super().reset_running_stats()
-        if self.running_whitening is not None:
-            channels, d = self.running_whitening.shape
-            row, column = (torch.arange(size, device=self.running_whitening.device) for size in (channels, d))
-            self.running_whitening.copy_(row.unsqueeze(-1) % d == column)
+    _advice = "take larger batches, a smaller group_size, or shrinkage='auto' (the default)"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Whiten ``x (N, C)`` or ``(N, C, *)``."""
-        return whiten(x, **self._arguments(x), group_size=self.group_size, gradient=self.gradient, solver=self.solver)
-
-    def evaluation_maps(self) -> Iterator[AffineMap]:
-        assert self.running_mean is not None and self.running_whitening is not None
-        return evaluation_maps(self.running_mean, self.running_whitening, self.weight, self.bias)
+    def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
+        assert self.running_mean is not None
+        W = self.evaluation_matrix().to(dtype)
+        return evaluation_maps(self.running_mean.to(dtype), W, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """As ``nn.BatchNorm2d``, with the group size; gradient and solver where they are not the default."""
+        """As ``nn.BatchNorm2d``, with the group size; the others where they are not the default."""
         text = f"{super().extra_repr()}, group_size={self.group_size}"
+        if self.relative_eps != RELATIVE_EPS:
+            text += f", relative_eps={self.relative_eps}"
+        if self.shrinkage != SHRINKAGE:
+            text += f", shrinkage={self.shrinkage!r}"
+        if self.method != "zca":
+            text += f", method={self.method!r}"
         if self.gradient is not None:
             text += f", gradient={self.gradient}"
         if self.solver != "auto":
             text += f", solver={self.solver!r}"
         return text
+
+    def _normalized(self, x: Tensor, **arguments: Any) -> Tensor:
+        return whiten(
+            x,
+            **arguments,
+            relative_eps=self.relative_eps,
+            shrinkage=self.shrinkage,
+            method=self.method,
+            group_size=self.group_size,
+            gradient=self.gradient,
+            solver=self.solver,
+        )
+
+    def _settings(self) -> Settings:
+        return self.eps, self.relative_eps, self.method
+
+    def _derived(self, covariance: Tensor) -> Tensor:
+        return whitening_matrix(covariance, *self._settings())
+
+    def _derived_unless(self, covariance: Tensor, kept: Tensor, matrix: Tensor) -> Tensor:
+        return whitening_matrix_unless_kept(covariance, *self._settings(), kept, matrix)

@@ -1,7 +1,7 @@
 """What each command can be told, as values. Free of torch, so that the command line can be parsed without it.
 
-The :class:`Scale` of an experiment is part of each run's identity, how it is carried out (:class:`Execution`) is not:
-the same command with another number of workers goes on with the same runs.
+The :class:`Scale` and :class:`Training` of an experiment are part of each run's identity, how it is carried out
+(:class:`Execution`) is not: the same command with another number of workers goes on with the same runs.
 """
 
 from dataclasses import dataclass, make_dataclass
@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from eigengrad_lab.config import Layer, Method, Model, RunConfig
-from eigengrad_lab.recipes import EXPERIMENTS, Experiment, PresetName, Variation
+from eigengrad_lab.config import RunConfig
+from eigengrad_lab.recipes import EXPERIMENTS, Experiment, PresetName, RecipeName, Variation
+from eigengrad_lab.schedules import Schedule
 
-__all__ = ["Analysis", "Command", "Execution", "Report", "Reproduce", "Scale", "Status", "Train", "reproducing"]
+__all__ = [
+    "Analysis",
+    "Command",
+    "Execution",
+    "Export",
+    "Report",
+    "Reproduce",
+    "Scale",
+    "Status",
+    "Summary",
+    "Train",
+    "Training",
+    "reproducing",
+]
 
 EngineName = Literal["local", "ray"]
 if TYPE_CHECKING:
@@ -28,17 +42,67 @@ class Scale:
     """On what to train, and how long."""
 
     data: str = "digits"
-    """digits (of scikit-learn); cifar10, cifar100 or another owner/name from the hub; or a folder in its layout."""
-    model: Model | None = None
-    """Network. By default small for the digits, resnet18 for all else."""
+    """digits (of scikit-learn); cifar10, cifar100 or another owner/name of the hub; a folder in the hub's layout; a
+    folder of pictures, train/CLASS/*.png and test/CLASS/*.png; or an .npz archive."""
+    model: str | None = None
+    """Network: small, resnet18, resnet50, or your own, my_module:build. By default small for the digits, else
+    resnet18."""
     preset: PresetName = "demo"
-    """Epochs: demo 10, short 35, paper 350."""
+    """Epochs: demo 10, short 35, paper 350; with --recipe fast, 8."""
     epochs: int | None = None
-    """Overrides the preset; the learning rate still falls after 2/7, 4/7 and 6/7 of them."""
+    """Overrides the preset; the learning rate follows its schedule over them."""
     train_images: int | None = None
     """Train on a fixed random subset of this size."""
     test_images: int | None = None
     """Test on a fixed random subset of this size."""
+    image_column: str | None = None
+    """Of a table: where its images are. By default img or image."""
+    label_column: str | None = None
+    """Of a table: where its labels are. By default label or fine_label."""
+    train_split: str | None = None
+    """Name of the training split or folder, by default train."""
+    test_split: str | None = None
+    """Name of the test split or folder, by default test."""
+    image_size: int | None = None
+    """Scale every image to this height and width."""
+    flip: bool | None = None
+    """Mirror half of the training images. By default colour photographs are mirrored, grey pictures are not."""
+    crop: int | None = None
+    """Zeros around an image before a random crop of its size; 0 for no crops. By default an eighth of its height."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train; what is not given is the recipe's."""
+
+    recipe: RecipeName = "paper"
+    """paper: SGD, the learning rate in steps. fast: one cycle with Nesterov's momentum, a few epochs."""
+    learning_rate: float | None = None
+    """The largest. By default 0.1, the paper's; of the fast recipe, 0.2."""
+    batch_size: int = RunConfig.batch_size
+    """Images of a step, over all processes."""
+    sgd_momentum: float = RunConfig.sgd_momentum
+    """Of the optimiser."""
+    nesterov: bool | None = None
+    """Nesterov's momentum."""
+    weight_decay: float = RunConfig.weight_decay
+    """Of all parameters."""
+    schedule: Schedule | None = None
+    """Of the learning rate: steps after 2/7, 4/7 and 6/7 of the epochs, one-cycle, or cosine."""
+    warmup_epochs: float = RunConfig.warmup_epochs
+    """Epochs over which the learning rate rises from zero before."""
+    label_smoothing: float = RunConfig.label_smoothing
+    """Share of each label that is spread over all classes."""
+    clip_norm: float | None = None
+    """Scale gradients down to this total norm, in every row of a table."""
+    eps: float = RunConfig.eps
+    """Added to the covariance, or to the variances."""
+    amp: Literal["bf16"] | None = None
+    """Autocast to bfloat16."""
+    compile: bool = False
+    """Train the network as torch.compile makes it."""
+    channels_last: bool = False
+    """Keep images and weights in the channels-last memory format."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +119,19 @@ class Execution:
     """With --engine ray, the cluster to join; by default a Ray of this machine's own."""
     workers: int | None = None
     """Trainings at once. By default one for each core, or one on a GPU."""
+    threads: int | None = None
+    """Of each training on a CPU. By default one where there are several workers, else what torch takes. The last bits
+    of a figure depend on it."""
+    hours: float | None = None
+    """Stop after this time, with all states saved; the same command goes on from there."""
     tensorboard: bool = False
     """Write TensorBoard's event files beside the records."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints of a run: what a process that dies may cost."""
+    weights: bool | None = None
+    """Keep each network at its end, for eigengrad export. By default of train alone."""
     dry_run: bool = False
-    """Print what would be trained, each run with its identity, and stop."""
+    """Print what would be trained, each run with its identity, and how long it would take, and stop."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +142,7 @@ class Reproduce:
     """Of the experiment."""
     varied: Annotated[Variation, Flat]
     scale: Annotated[Scale, Flat] = Scale()
+    training: Annotated[Training, Flat] = Training()
     execution: Annotated[Execution, Flat] = Execution()
     seeds: int = 3
     """Runs of each cell, with the seeds 0, 1, ..."""
@@ -95,15 +167,24 @@ class Train:
 
     Example: eigengrad train --method ours --group-size 16 --epochs 5
 
+    Your own parts: eigengrad train --gradient my_module:MyRule --group-size 16
+
     Several GPUs: torchrun --nproc-per-node 4 -m eigengrad_lab train --method ours --group-size 16 --data cifar10
     """
 
     scale: Annotated[Scale, Flat] = Scale()
+    training: Annotated[Training, Flat] = Training()
     execution: Annotated[Execution, Flat] = Execution()
-    method: Method = "ours"
-    """How the extra layer is computed and differentiated."""
-    layer: Layer = "zca"
-    """zca whitens, pca denoises; batchnorm is a method without either."""
+    method: str = "ours"
+    """How the extra layer is computed and differentiated: batchnorm, svd, pi, ours, closed-form, qr, svd-clipped,
+    svd-skip, svd-taylor, svd-lorentzian, or a row of your own, half=my_module:Half, as in reproduce."""
+    gradient: str | None = None
+    """A gradient rule of your own, my_module:MyRule or my_module:MyRule(0.5), or eigengrad:Taylor(degree=4); the
+    forward pass is the SVD, unless --solver says otherwise."""
+    solver: str | None = None
+    """eigh, svd, qr, native, power_iteration, auto, or your own, my_module:MySolver."""
+    layer: str = "zca"
+    """zca whitens, pca denoises, my_module:make is your own; batchnorm is a method without any."""
     group_size: int | None = None
     """Of zca; by default 64, all channels."""
     rank: int | None = None
@@ -114,16 +195,6 @@ class Train:
     """Of the weights, the order and the crops."""
     iterations: int = RunConfig.iterations
     """Power iterations, of pi and ours."""
-    eps: float = RunConfig.eps
-    """Added to the covariance."""
-    learning_rate: float = RunConfig.learning_rate
-    """Of the first epochs."""
-    batch_size: int = RunConfig.batch_size
-    """Images of a step, over all processes."""
-    sgd_momentum: float = RunConfig.sgd_momentum
-    """Of the optimiser."""
-    weight_decay: float = RunConfig.weight_decay
-    """Of all parameters."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +206,37 @@ class Status:
 
     output: Path = Path("runs")
     """Folder of all records and reports."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Write one CSV of all runs: configuration, figures, seconds, peak memory, commit and machine.
+
+    Example: eigengrad summary --output runs --to runs.csv
+    """
+
+    output: Path = Path("runs")
+    """Folder of all records and reports."""
+    to: Path | None = None
+    """The file; by default summary.csv in the folder."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained network for deployment: ONNX, in evaluation mode, its whitening folded into the convolution
+    before.
+
+    It takes raw pixels, 0 to 255, and gives logits. Needs the packages onnx and onnxscript.
+
+    Example: eigengrad export zca-ours-d16-seed0-1f2e3d4c --output runs --to network.onnx
+    """
+
+    run: tyro.conf.Positional[str]
+    """Identity of a run whose weights were kept, or the beginning of one."""
+    output: Path = Path("runs")
+    """Folder of all records and reports."""
+    to: Path | None = None
+    """The file; by default the run's identity and .onnx, here."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +252,7 @@ class Report:
     """Folder of all records and reports."""
 
 
-Command = Reproduce | Analysis | Train | Status | Report
+Command = Reproduce | Analysis | Train | Status | Summary | Export | Report
 
 
 def reproducing(experiment: Experiment) -> type[Reproduce]:

@@ -19,7 +19,7 @@ from rich.progress import (
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.runs.engines import Broken
 from eigengrad_lab.runs.records import Position, RunRecord
-from eigengrad_lab.runs.status import duration
+from eigengrad_lab.runs.status import duration, pace
 from eigengrad_lab.training import Result
 
 __all__ = ["Display"]
@@ -28,9 +28,10 @@ LIVE_SECONDS, PLAIN_SECONDS = 0.5, 15.0
 
 
 class Display:
-    """While entered, follows ``configs`` through their records below ``root``."""
+    """While entered, follows ``configs`` through their records below ``root``, ``workers`` of them at a time."""
 
-    def __init__(self, configs: Sequence[RunConfig], root: Path, console: Console) -> None:
+    def __init__(self, configs: Sequence[RunConfig], root: Path, console: Console, workers: int) -> None:
+        self.workers, self.seconds_of_the_done = workers, list[float]()
         self.console, self.began, self.total = console, time.time(), len(configs)
         self.unfinished = {config.identity: RunRecord(root, config) for config in configs}
         self.progress = Progress(
@@ -55,8 +56,10 @@ class Display:
             if (line := self.lines.pop(config.identity, None)) is not None:
                 self.progress.remove_task(line)
             self.progress.advance(self.everything)
+            if isinstance(outcome, Result) and outcome.succeeded:
+                self.seconds_of_the_done.append(outcome.seconds)
         text = f"broken: {outcome.reason}" if isinstance(outcome, Broken) else str(outcome)
-        style = None if isinstance(outcome, Result) and outcome.succeeded else "red"
+        style = "red" if isinstance(outcome, Broken) or outcome.failed else "yellow" if outcome.undecided else None
         self.console.print(f"{config.identity}: {text}", style=style, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
@@ -87,17 +90,32 @@ class Display:
         for name, position in running.items():
             if name not in self.lines:
                 self.lines[name] = self.progress.add_task(name, total=position.steps, details="")
-            self.progress.update(self.lines[name], completed=position.step, details=_details(position))
+            self.progress.update(
+                self.lines[name], completed=position.step, details=f"{pace(position)}{_details(position)}"
+            )
 
     def _print_line(self, running: dict[str, Position]) -> None:
         done = self.total - len(self.unfinished)
-        said = f"{done} of {self.total} runs done, {duration(time.time() - self.began)} so far"
+        said = (
+            f"{done} of {self.total} runs done, {duration(time.time() - self.began)} so far, {self._left(running)} left"
+        )
         for name, position in running.items():
-            said += f"; {name} at step {position.step} of {position.steps}{_details(position)}"
+            said += f"; {name} at step {position.step} of {position.steps}, {pace(position)}{_details(position)}"
         self.console.print(said, highlight=False, markup=False)
+
+    def _left(self, running: dict[str, Position]) -> str:
+        """Of everything: what is running by its own pace, what waits as the runs that are done or running."""
+        left = [position.seconds_left() for position in running.values()]
+        whole = [position.seconds_a_step() * position.steps for position in running.values()] + self.seconds_of_the_done
+        known = [seconds for seconds in whole if seconds == seconds]
+        if not known or any(seconds != seconds for seconds in left):
+            return "?"
+        waiting = len(self.unfinished) - len(running)
+        total = sum(left) + waiting * sum(known) / len(known)
+        return duration(max([total / self.workers, *left]))
 
 
 def _details(position: Position) -> str:
     if not position.epoch:
         return ""
-    return f" epoch {position.epoch}, loss {position.train_loss:.3f}, error {position.test_error_pct:.1f}%"
+    return f", epoch {position.epoch}, loss {position.train_loss:.3f}, error {position.test_error_pct:.1f}%"

@@ -13,7 +13,7 @@ from eigengrad_lab.runs.status import recorded_statuses
 
 __all__ = ["show_plan", "show_statuses"]
 
-STYLES = {"running": "cyan", "failed": "red", "broken": "bold red", "stopped": "yellow"}
+STYLES = {"running": "cyan", "failed": "red", "broken": "bold red", "stopped": "yellow", "undecided": "yellow"}
 
 
 def show_plan(configs: Sequence[RunConfig], root: Path, console: Console) -> None:

@@ -1,25 +1,29 @@
 """What the paper claims, in our words, compared with recorded runs.
 
 Each claim has a rule that decides it from records: ``reproduced``, ``in part`` (at some settings), ``differs``, or
-``not shown`` where the runs that could show it have not ended. A difference at a small scale does not refute the paper,
-which trained ResNet-18 for 350 epochs; it says what these runs show.
+``not shown`` where the runs that could show it have not ended, were not trained long enough, or are too few for a test.
+A difference at a small scale does not refute the paper, which trained ResNet-18 for 350 epochs; it says what these runs
+show.
 """
 
 import itertools
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from eigengrad_lab.report.grid import Cell, Key
 from eigengrad_lab.report.runs import Run
+from eigengrad_lab.report.statistics import LEVEL, Difference, difference, same_means
 
 __all__ = ["Cells", "Claim", "Verdict", "of_curves", "of_denoising", "of_sweeps", "of_whitening"]
 
 Verdict = Literal["reproduced", "in part", "differs", "not shown"]
-JUMP = 0.05
-"""Relative rise of the training loss within an epoch that counts as a jump."""
+JUMP = 0.1
+"""Rise of the training loss from one epoch to the next, in nats, that counts as a jump. (Of a loss near zero, a share
+means nothing.)"""
+MARGIN = 1.0
+"""Percentage points of error that hardly matter."""
 Cells = Mapping[Key, Cell]
 
 
@@ -71,14 +75,18 @@ def of_denoising(cells: Cells) -> list[Claim]:
 
 def of_curves(panels: Mapping[str, Sequence[Run]]) -> list[Claim]:
     """Of Figures 1 and 2, from the runs of each panel."""
-    rises = {title: {m: _largest_rise(runs, m) for m in ("pi", "ours")} for title, runs in panels.items()}
-    shown = {title: rise for title, rise in rises.items() if not any(map(math.isnan, rise.values()))}
+    rough = {title: {m: _rough(runs, m) for m in ("pi", "ours")} for title, runs in panels.items()}
+    shown = {title: found for title, found in rough.items() if all(found.values())}
+    holds = [sum(found["pi"]) / len(found["pi"]) > sum(found["ours"]) / len(found["ours"]) for found in shown.values()]
+    evidence = "; ".join(
+        f"{title}: PI {sum(found['pi'])} of {len(found['pi'])}, ours {sum(found['ours'])} of {len(found['ours'])}"
+        for title, found in shown.items()
+    )
     return [
         _claim(
             "The training loss of PI jumps where the paper's method falls smoothly",
-            [rise["pi"] > max(rise["ours"], JUMP) for rise in shown.values()],
-            "largest rise from one epoch to the next, median over runs: "
-            + "; ".join(f"{title}: PI {rise['pi']:+.0%}, ours {rise['ours']:+.0%}" for title, rise in shown.items()),
+            holds,
+            f"runs whose loss rises by {JUMP:g} or more from one epoch to the next, or that fail: {evidence}",
         )
     ]
 
@@ -133,48 +141,60 @@ def _fails(text: str, row: Mapping[str, Cell]) -> Claim:
 
 
 def _compared(text: str, row: Mapping[str, Cell], other: Cell | None, *, strictly: bool = False) -> Claim:
-    """Whether the mean errors of a row are no larger than another cell's, or, ``strictly``, smaller.
+    """Whether the errors of a row are, ``strictly``, smaller than another cell's; or no larger, by more than a margin.
 
-    Smaller, or larger, is what differs by two standard errors; no larger, what exceeds by less than one.
+    Smaller and larger are what a test says at the 5% level; no larger, what lies below the margin with 95% confidence.
     """
     if other is None or other.mean is None:
         return Claim(text, "not shown", "no successful runs to compare with")
-    holds = [_smaller(cell, other, strictly) for cell in row.values() if cell.mean is not None]
-    return _claim(text, holds, f"{_means(row)}, against {_mean(other)}")
+    found = {name: difference(cell.by_seed, other.by_seed) for name, cell in row.items() if cell.mean is not None}
+    holds = [_smaller(gap, strictly) for gap in found.values()]
+    gaps = ", ".join(f"{name}: {'too few runs to tell' if gap is None else gap}" for name, gap in found.items())
+    margin = "" if strictly else f"; no larger: by less than {MARGIN:g} point"
+    return _claim(text, holds, f"{_means(row)}, against {_mean(other)}; differences: {gaps}{margin}")
 
 
-def _smaller(cell: Cell, other: Cell, strictly: bool) -> bool | None:
-    assert cell.mean is not None and other.mean is not None
-    if cell.std is None or other.std is None:
+def _smaller(gap: Difference | None, strictly: bool) -> bool | None:
+    if gap is None:
         return None
-    noise = math.hypot(cell.std / len(cell.errors) ** 0.5, other.std / len(other.errors) ** 0.5)
-    gained = other.mean - cell.mean
-    if not strictly and gained >= -noise:
-        return True
-    return None if abs(gained) <= 2 * noise else gained > 0
+    if strictly:
+        return None if gap.p >= LEVEL else gap.mean < 0
+    return True if gap.high < MARGIN else False if gap.low > 0 else None
 
 
 def _spread(text: str, row: Mapping[str, Cell]) -> Claim:
-    """Whether the means lie within two standard deviations of each other."""
-    means = [cell.mean for cell in row.values() if cell.mean is not None]
-    stds = [cell.std for cell in row.values() if cell.std is not None]
-    if len(means) < 2 or not stds:
+    """Whether the means lie within the margin of each other, or are the same as far as a test can tell."""
+    groups = [list(cell.errors) for cell in row.values() if cell.errors]
+    p = same_means(groups)
+    if p is None:
         return Claim(text, "not shown", "it takes two settings and two seeds")
-    return _claim(text, [max(means) - min(means) <= 2 * max(stds)], _means(row))
+    means = [sum(group) / len(group) for group in groups]
+    spread = max(means) - min(means)
+    evidence = f"{_means(row)}; spread {spread:.2f} points, one mean for all: p = {p:.2g} (analysis of variance)"
+    return _claim(text, [True if spread < MARGIN else None if p >= LEVEL else False], evidence)
 
 
-def _largest_rise(runs: Iterable[Run], method: str) -> float:
-    """Largest relative rise of the training loss from one epoch to the next, median over a method's runs."""
-    rises = []
+def _rough(runs: Iterable[Run], method: str) -> list[bool]:
+    """For each decided run of a method: whether its training loss rises by a jump from an epoch to the next, or it
+    fails.
+
+    A run that failed is the extreme of a jump: leaving it out would count the smooth survivors alone.
+    """
+    found = []
     for run in runs:
         losses = [epoch.train_loss for epoch in run.metrics if math.isfinite(epoch.train_loss)]
-        if run.config.method == method and len(losses) > 1:
-            rises.append(max(after / before - 1 for before, after in itertools.pairwise(losses)))
-    return statistics.median(rises) if rises else math.nan
+        if run.config.method == method and (run.failed or len(losses) > 1):
+            jumps = any(after - before >= JUMP for before, after in itertools.pairwise(losses))
+            found.append(jumps or run.failed)
+    return found
 
 
 def _rates(row: Mapping[str, Cell]) -> str:
-    return "success: " + ", ".join(f"{name}: {cell.success_pct:.3g}% of {cell.runs}" for name, cell in row.items())
+    return "success: " + ", ".join(
+        f"{name}: {len(cell.errors)} of {cell.runs} [{cell.interval[0]:.0f} to {cell.interval[1]:.0f}%]"
+        for name, cell in row.items()
+        if cell.interval is not None
+    )
 
 
 def _means(row: Mapping[str, Cell]) -> str:

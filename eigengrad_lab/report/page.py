@@ -3,33 +3,44 @@
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
 from eigengrad_lab import paper
 from eigengrad_lab.report.runs import Run, describe
 from eigengrad_lab.report.sections import Section
-from eigengrad_lab.training import GUESS_SHARE, PATIENCE
+from eigengrad_lab.runs.environment import DECIDING, mixture
+from eigengrad_lab.training import GUESS_SHARE, LOST, PATIENCE
 
 __all__ = ["SUCCESS_RULE", "caption", "commands", "machine", "render"]
 
+QUOTED = (*DECIDING, "python", "system", "cores")
 SUCCESS_RULE = (
     "A run succeeds when it ends without NaN, a failed decomposition or divergence: a training loss above "
-    f"{GUESS_SHARE:.0%} of a guess's for {PATIENCE} epochs in a row or at the end. Errors are those of the last epoch, "
-    "over the runs that succeeded."
+    f"{GUESS_SHARE:.0%} of a guess's for {PATIENCE} epochs in a row, at the end after it was below, or at the end and "
+    f"above {LOST:g} times a guess's. One that ends there without any of these was not trained long enough, and is "
+    "counted neither way. Errors are those of the last epoch, over the runs that succeeded; success rates have "
+    "Wilson's 95% intervals, differences a test at the 5% level."
 )
 
 
-def render(title: str, text: str, sections: Sequence[Section], runs: Sequence[Run], made_with: Sequence[str]) -> str:
-    """The page. ``text`` is its first paragraph; every run is listed at the end, with the commands and the machine."""
+def render(
+    title: str, text: str, sections: Sequence[Section], runs: Sequence[Run], made_with: Sequence[str], records: str = ""
+) -> str:
+    """The page. ``text`` is its first paragraph; every run is listed at the end, with the commands and the machine.
+
+    ``records`` is where the runs' folders lie, from the page's own place.
+    """
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("eigengrad_lab.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("report.html.jinja")
-    figures = [None if s.figure is None else _picture(s.figure) for s in sections]
     return template.render(
         title=title,
         text=text,
-        sections=list(zip(sections, figures, strict=True)),
+        sections=[_with_pictures(section) for section in sections],
+        records=records,
+        warning=mixture([run.environment for run in runs if run.environment]),
         success_rule=SUCCESS_RULE if runs else "",
         runs=sorted(runs, key=lambda run: run.config.identity),
         recipe=_recipe(runs),
@@ -41,8 +52,9 @@ def render(title: str, text: str, sections: Sequence[Section], runs: Sequence[Ru
 def caption(runs: Sequence[Run]) -> str:
     """What was trained, what is missing, and what the paper's figures are."""
     missing = sum(run.result is None for run in runs)
-    left = f" {missing} of {len(runs)} runs have no result yet." if missing else ""
-    return f"{describe([run.config for run in runs])}.{left} The paper's figures: {paper.SETTING}."
+    left = f" Of {len(runs)} runs {missing} have no result yet." if missing else ""
+    parts = [f"{describe([run.config for run in runs])}.{left}", f"The paper's figures: {paper.SETTING}."]
+    return " ".join([*parts, mixture([run.environment for run in runs if run.environment])]).rstrip()
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
@@ -53,13 +65,28 @@ def commands(runs: Sequence[Run]) -> list[str]:
 def machine(runs: Sequence[Run]) -> list[str]:
     """Versions and machines that the runs were trained on."""
     seen = Counter(
-        ", ".join(
-            f"{name} {value}" for name, value in run.environment.items() if value is not None and name != "command"
-        )
+        ", ".join(f"{name} {value}" for name, value in run.environment.items() if value is not None and name in QUOTED)
         for run in runs
         if run.environment
     )
     return [text for text, _ in seen.most_common()]
+
+
+def _with_pictures(section: Section) -> dict[str, Any]:
+    """A section, and its pictures as a page takes them: those of its galleries, or else its figure."""
+    galleries = [
+        {
+            "title": gallery.title,
+            "legend": gallery.legend,
+            "pictures": [
+                {"text": picture.text, "light": _picture(picture.light), "dark": _picture(picture.dark)}
+                for picture in gallery.pictures
+            ],
+        }
+        for gallery in section.galleries
+    ]
+    figure = None if section.figure is None or galleries else _picture(section.figure)
+    return {"of": section, "galleries": galleries, "figure": figure}
 
 
 def _picture(png: bytes) -> dict[str, object]:

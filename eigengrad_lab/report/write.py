@@ -5,6 +5,7 @@ figure a Markdown file, a CSV and a picture, and one ``report.html`` with all of
 records alone.
 """
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,13 +25,23 @@ from eigengrad_lab.runs.records import trainings
 __all__ = ["rebuild", "write_analysis", "write_report"]
 
 
-def write_report(name: str, configs: Sequence[RunConfig], output: Path) -> RenderableType:
-    """Show the table or figure ``name`` of ``configs``, done or not, and renew the reports of their setting."""
+def write_report(name: str, configs: Sequence[RunConfig], output: Path) -> tuple[RenderableType, bool]:
+    """The table or figure ``name`` of ``configs``, done or not, and whether the reports of their setting could be
+    renewed.
+
+    What hours of training have shown is shown, whether or not there is room to write it down.
+    """
     setting, root = setting_name(configs[0]), trainings(output)
     recorded = read_runs(by_setting(root)[0].get(setting, []), root)
     planned = read_runs(configs, root)
-    shown = _write_setting(output / "reports" / setting, _by_experiment(recorded) | {name: planned})
-    return Group(shown[name], _where(output / "reports" / setting))
+    folder = output / "reports" / setting
+    made = _sections(_by_experiment(recorded) | {name: planned})
+    shown = _as_rich(made[name][0], page.caption(planned))
+    try:
+        _write_setting(folder, made, records=_relative(root, folder))
+    except OSError as error:
+        return Group(shown, Text(f"the report cannot be written to {folder}: {error.strerror or error}", "red")), False
+    return Group(shown, _where(folder)), True
 
 
 def rebuild(output: Path, what: Collection[str] = ()) -> Iterator[RenderableType]:
@@ -45,11 +56,12 @@ def rebuild(output: Path, what: Collection[str] = ()) -> Iterator[RenderableType
     for setting, configs in settings.items():
         experiments = _by_experiment(read_runs(configs, root))
         if experiments:
-            written = _write_setting(output / "reports" / setting, experiments)
-            shown = [renderable for name, renderable in written.items() if not what or name in what]
+            folder, made = output / "reports" / setting, _sections(experiments)
+            _write_setting(folder, made, records=_relative(root, folder))
+            shown = [_as_rich(made[name][0], page.caption(made[name][1])) for name in made if not what or name in what]
             yield from shown
             if shown:
-                yield _where(output / "reports" / setting)
+                yield _where(folder)
 
 
 def write_analysis(output: Path, command: str) -> RenderableType:
@@ -72,21 +84,31 @@ def _by_experiment(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def _write_setting(folder: Path, experiments: dict[str, list[Run]]) -> dict[str, RenderableType]:
-    """The files of each table and figure, and the page of all; for each, what the terminal shows."""
-    everything = list({run.config.identity: run for runs in experiments.values() for run in runs}.values())
-    sections, shown = [], {}
-    for name in EXPERIMENTS:
-        if name in experiments:
-            runs, section = experiments[name], section_of(name, experiments[name])
-            text = f"{page.caption(runs)} {page.SUCCESS_RULE}"
-            _write_files(folder, name, section, text, page.commands(runs), page.machine(runs))
-            sections.append(section)
-            shown[name] = _as_rich(section, page.caption(runs))
+Made = dict[str, tuple[Section, list[Run]]]
+
+
+def _sections(experiments: dict[str, list[Run]]) -> Made:
+    """The section of each table and figure, in the order of a report, and its runs."""
+    return {
+        name: (section_of(name, experiments[name]), experiments[name]) for name in EXPERIMENTS if name in experiments
+    }
+
+
+def _write_setting(folder: Path, made: Made, *, records: str) -> None:
+    """The files of each table and figure, and the page of all."""
+    everything = list({run.config.identity: run for _, runs in made.values() for run in runs}.values())
+    for name, (section, runs) in made.items():
+        text = f"{page.caption(runs)} {page.SUCCESS_RULE}"
+        _write_files(folder, name, section, text, page.commands(runs), page.machine(runs))
     title = "Backpropagation-friendly eigendecomposition, reproduced"
-    html = page.render(title, page.caption(everything), sections, everything, page.commands(everything))
+    sections = [section for section, _ in made.values()]
+    html = page.render(title, page.caption(everything), sections, everything, page.commands(everything), records)
     write_text(folder / "report.html", html)
-    return shown
+
+
+def _relative(root: Path, folder: Path) -> str:
+    """From a page to the folder of all records."""
+    return os.path.relpath(root.absolute(), folder.absolute())
 
 
 def _write_files(

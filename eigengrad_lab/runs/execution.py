@@ -7,7 +7,7 @@ checkpoint, to the same figures.
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Recording:
     """Write TensorBoard's event files too."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints: what a process that dies may cost."""
+    weights: bool = False
+    """Keep the network as it is at the end."""
 
 
 def train(
@@ -85,7 +87,8 @@ def train(
                 raise
             except Exception as error:
                 if processes.is_leader:
-                    record.write_broken(error)
+                    with suppress(OSError):  # a full disk is told by the error itself
+                        record.write_broken(error)
                 raise
 
 
@@ -100,7 +103,7 @@ def _train(
     device, leads = data.train_images.device, processes.is_leader
     checkpoints = Checkpoints(record.folder, warn)
     if leads:
-        record.open(recording.command)
+        record.open(recording.command, str(device))
         state = checkpoints.load(device)
     processes.wait()  # a damaged checkpoint must be set aside once
     if not leads:
@@ -132,6 +135,8 @@ def _train(
                 reporter.tell(at_once=True)
                 events.write(training.metrics[-1])
     if leads:
+        if recording.weights:
+            record.write_weights(training.final_state())
         record.write_result(result)
         checkpoints.remove()
     processes.wait()

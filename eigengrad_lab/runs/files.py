@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and JSON objects in them."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["NO_FILE", "read_json", "write_atomically", "write_json", "write_text"]
+__all__ = ["NO_FILE", "read_json", "without_nan", "write_atomically", "write_json", "write_text"]
 
 NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -34,8 +35,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """An object to a file."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """An object to a file; null stands for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
+
+
+def without_nan(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with ``None`` for numbers that are not finite."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
 
 
 @contextmanager

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from eigengrad_lab.config import RunConfig, UsageError
-from eigengrad_lab.runs.environment import environment
-from eigengrad_lab.runs.files import NO_FILE, read_json, write_json, write_text
+from eigengrad_lab.runs.environment import differences, environment
+from eigengrad_lab.runs.files import NO_FILE, read_json, without_nan, write_atomically, write_json, write_text
 from eigengrad_lab.training import EpochMetrics, Result
 
 __all__ = ["Position", "RunRecord", "recorded_runs", "trainings"]
@@ -44,10 +46,20 @@ class Position:
     started_at_step: int = 0
     updated: float = dataclasses.field(default_factory=time.time)
 
-    def seconds_left(self) -> float:
-        """By this process's own pace; NaN before its first step."""
+    batch_size: int = 0
+
+    def seconds_a_step(self) -> float:
+        """This process's own pace; NaN before its first step."""
         done = self.step - self.started_at_step
-        return (self.updated - self.started) / done * (self.steps - self.step) if done else math.nan
+        return (self.updated - self.started) / done if done else math.nan
+
+    def seconds_left(self) -> float:
+        """By that pace."""
+        return self.seconds_a_step() * (self.steps - self.step)
+
+    def images_a_second(self) -> float:
+        """By that pace."""
+        return self.batch_size / self.seconds_a_step()
 
 
 Parsed = TypeVar("Parsed", EpochMetrics, Result, Position)
@@ -80,12 +92,20 @@ class RunRecord:
         except FileNotFoundError:
             return False
 
-    def open(self, command: str = "") -> None:
-        """Write down what is run where, and by which command."""
+    def open(self, command: str = "", device: str = "cpu") -> None:
+        """Write down what is run where, and by which command; of a run that goes on elsewhere, where it was before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "config.json", self.config.to_dict())
-        write_json(self.folder / "environment.json", environment() | {"command": command})
+        now, before = environment(device) | {"command": command}, self.environment()
+        earlier = before.pop("earlier", [])
+        if before and differences([before, now]):
+            earlier = [*earlier, before]
+        write_json(self.folder / "environment.json", now | ({"earlier": earlier} if earlier else {}))
         (self.folder / "broken.json").unlink(missing_ok=True)
+
+    def environment(self) -> dict[str, Any]:
+        """What is known of where it was trained, for its figures to be quoted with."""
+        return read_json(self.folder / "environment.json") or {}
 
     def result(self) -> Result | None:
         """The result, or ``None`` while the run is not done."""
@@ -122,7 +142,7 @@ class RunRecord:
 
     def write_metrics(self, metrics: list[EpochMetrics]) -> None:
         """Write all epochs so far, one JSON object a line."""
-        lines = (json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in metrics)
+        lines = (json.dumps(without_nan(dataclasses.asdict(epoch)), allow_nan=False) + "\n" for epoch in metrics)
         write_text(self.folder / "metrics.jsonl", "".join(lines))
 
     def write_position(self, position: Position) -> None:
@@ -133,6 +153,15 @@ class RunRecord:
         """Close the run."""
         write_json(self.folder / "result.json", dataclasses.asdict(result))
         (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def write_weights(self, state: dict[str, Any]) -> None:
+        """Keep the network as it is at the end: its tensors, and what inputs are standardised by."""
+        write_atomically(self.folder / "weights.pt", lambda file: torch.save(state, file))
+
+    def weights(self) -> dict[str, Any] | None:
+        """What :meth:`write_weights` kept, on the CPU, or ``None``."""
+        path = self.folder / "weights.pt"
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
     def write_broken(self, error: BaseException) -> None:
         """Note a defect that ended this attempt."""
@@ -173,6 +202,8 @@ def recorded_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
 
 def _parsed(kind: type[Parsed], content: dict[str, Any]) -> Parsed:
     """A dataclass from JSON that anyone may have written; TypeError or ValueError unless each value is of its type."""
+    if kind is not Result:  # JSON has no NaN: where a number must be, null stands for it
+        content = {name: math.nan if given is None else given for name, given in content.items()}
     value = kind(**content)
     for field in dataclasses.fields(kind):
         given = getattr(value, field.name)

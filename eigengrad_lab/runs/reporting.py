@@ -38,6 +38,7 @@ class PositionReporter:
                 test_error_pct=metrics[-1].test_error_pct if metrics else float("nan"),
                 started=self.started,
                 started_at_step=self.first_step,
+                batch_size=training.config.batch_size,
             )
         )
         self.told = time.monotonic()

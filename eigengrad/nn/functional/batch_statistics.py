@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from eigengrad.nn.functional.channel_groups import Layout, parts, together
-from eigengrad.nn.functional.distributed import joined
+from eigengrad.nn.functional.distributed import Processes, check_processes, joined, resolved
 from eigengrad.nn.functional.finite_check import FiniteCheck
 from eigengrad.nn.functional.moments import affine, full_precision, moments
 
 __all__ = [
+    "GROUP_SIZE",
+    "RELATIVE_EPS",
+    "SHRINKAGE",
     "AffineMap",
     "Moments",
     "RunningEstimates",
@@ -30,6 +32,14 @@ __all__ = [
 ]
 
 
+RELATIVE_EPS = 0.1
+"""Share of the mean variance that is added to the covariance, unless it is given."""
+SHRINKAGE = "auto"
+"""Of the covariance toward its diagonal, likewise."""
+GROUP_SIZE = 64
+"""Largest group that is made without being asked for. A covariance of d channels wants several times d observations."""
+
+
 class Moments(NamedTuple):
     """Of one block of groups in one batch."""
 
@@ -37,6 +47,8 @@ class Moments(NamedTuple):
     """``(G, d, 1)``."""
     covariance: Tensor
     """``(G, d, d)``, biased."""
+    observations: int | Tensor
+    """Of each channel, over all processes."""
     valid: Tensor | None
     """Which groups may enter the running estimates, ``(G, 1, 1)`` or one for all; ``None`` if every one may."""
     route: Tensor
@@ -57,7 +69,7 @@ class AffineMap(NamedTuple):
     """``(G, d, 1)``."""
 
 
-def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None, errors: str) -> Moments:
+def batch_moments(data: Tensor, block: slice, process_group: Processes, errors: str) -> Moments:
     """Moments of ``data (B, G, d, M)``, joined over the processes, and identity and zero for skipped groups."""
     d = data.shape[2]
 
@@ -67,19 +79,23 @@ def batch_moments(data: Tensor, block: slice, process_group: ProcessGroup | None
 
     check = FiniteCheck(describe)
     mean, covariance, route = moments(data)
-    observations, enough = data.shape[0] * data.shape[3], None
-    if process_group is not None:
-        mean, covariance, count = joined(mean, covariance, observations, process_group)
-        enough = count > 1
-    elif observations < 2:
+    observations: int | Tensor = data.shape[0] * data.shape[3]
+    enough = None
+    if (group := resolved(process_group)) is not None:
+        mean, covariance, observations = joined(mean, covariance, data.shape[0] * data.shape[3], group)
+        enough = observations > 1
+    elif isinstance(observations, int) and observations < 2:
         enough = torch.zeros(1, dtype=torch.bool, device=data.device)
     if errors == "raise":
-        return Moments(mean, check.ask(covariance), enough, route, check)
+        covariance = check.ask(covariance)
+        valid = check.finite if enough is None or check.finite is None else check.finite & enough
+        return Moments(mean, covariance, observations, enough if valid is None else valid, route, check)
     valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     if enough is not None:
         valid = valid & enough
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    return Moments(torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity), valid, route, check)
+    mean, covariance = torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity)
+    return Moments(mean, covariance, observations, valid, route, check)
 
 
 def scaled(matrix: Tensor, block: slice, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,12 +121,14 @@ class RunningEstimates:
     Args:
         momentum: weight of the batch; ``None`` for the average of all batches counted.
         num_batches_tracked: ``()``, or ``None`` where nobody counts.
+        errors: with ``"raise"``, a group that may not enter keeps the whole batch out, as the exception would.
     """
 
-    def __init__(self, momentum: float | None, num_batches_tracked: Tensor | None) -> None:
+    def __init__(self, momentum: float | None, num_batches_tracked: Tensor | None, errors: str) -> None:
         if momentum is None and num_batches_tracked is None:
             raise ValueError("momentum=None averages all batches: pass num_batches_tracked, or a number as momentum")
         self.num_batches_tracked = num_batches_tracked
+        self.together = errors == "raise"
         self.momentum: float | Tensor = 0.0
         if momentum is not None:
             self.momentum = momentum
@@ -125,25 +143,32 @@ class RunningEstimates:
     def commit(self) -> None:
         """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any."""
         with torch.no_grad():  # not as a decorator, which Dynamo does not take on a method (torch 2.13)
-            for valid, block, pairs in self.recorded:
+            masks = [valid for valid, _, _ in self.recorded if valid is not None]
+            whole = torch.stack([mask.all() for mask in masks]).all() if masks and self.together else None
+            for mask, block, pairs in self.recorded:
+                valid = mask if whole is None else whole
                 for running, new in pairs:
                     if running is not None:
                         old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
                         step = self.momentum * (new.to(old.dtype) - old.view(new.shape))
                         old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
             if self.num_batches_tracked is not None:
-                masks = [valid.any() for valid, _, _ in self.recorded if valid is not None]
-                certain = len(masks) < len(self.recorded)
-                self.num_batches_tracked.add_(1 if certain else torch.stack(masks).any())
+                if whole is not None:
+                    self.num_batches_tracked.add_(whole)
+                elif len(masks) < len(self.recorded):
+                    self.num_batches_tracked.add_(1)
+                else:
+                    self.num_batches_tracked.add_(torch.stack([mask.any() for mask in masks]).any())
 
 
-def check_input(x: Tensor, training: bool, eps: float, process_group: ProcessGroup | None, errors: str) -> None:
+def check_input(x: Tensor, training: bool, eps: float, process_group: Processes, errors: str) -> None:
     """Whether ``x`` and the settings make sense."""
     if x.dim() < 2 or x.shape[1] == 0:
         raise ValueError(f"x must be (N, C) or (N, C, *) with at least one channel, got shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x must be real and floating point, got {x.dtype}")
     check_settings(eps, errors)
+    check_processes(process_group)
     if training and process_group is None and errors == "raise" and x.numel() == x.shape[1]:
         raise ValueError(
             f"training needs more than one value per channel, got {tuple(x.shape)}; pass more, or errors='skip'"
@@ -159,16 +184,18 @@ def check_tensors(training: bool, **expected: tuple[Tensor | None, tuple[int, ..
             raise ValueError(f"{name} must have shape {shape} for {shape[0]} channels, got {tuple(tensor.shape)}")
 
 
-def check_settings(eps: float, errors: str) -> None:
+def check_settings(eps: float, errors: str, *, positive: bool = False) -> None:
     """What is known before there is any input."""
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}: it is added to variances that may be zero")
+    if not (eps > 0 if positive else eps >= 0):
+        raise ValueError(
+            f"eps must {'be positive' if positive else 'not be negative'}, got {eps}: it is added to variances"
+        )
     if errors not in ("raise", "skip"):
         raise ValueError(f"errors must be 'raise' or 'skip', got {errors!r}")
 
 
 def check_group_size(group_size: int | None, channels: int) -> int:
-    """The group size d, all channels by default."""
+    """The group size d; by default all channels, or :data:`GROUP_SIZE`."""
     if group_size is not None and not 1 <= group_size <= channels:
         raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
-    return channels if group_size is None else group_size
+    return min(channels, GROUP_SIZE) if group_size is None else group_size

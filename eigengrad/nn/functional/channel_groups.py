@@ -64,8 +64,8 @@ class Layout:
         if self.by_image:
             return y.reshape(self.shape)
         batch, channels, *positions = self.shape
-        back = y.squeeze(0).movedim(-1, 0).reshape(batch, *positions, channels).movedim(-1, 1)
-        return back if self.channels_last else back.contiguous()
+        rows = y.squeeze(0).movedim(-1, 0).reshape(batch, *positions, channels)
+        return rows.contiguous().movedim(-1, 1) if self.channels_last else rows.movedim(-1, 1).contiguous()
 
     def empty(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Memory for activations, of the dtype and device of ``like``, and the same arranged, for :meth:`filled`.

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from eigengrad import solvers
 from eigengrad.eigh import eigh
@@ -25,16 +24,22 @@ from eigengrad.nn.functional.batch_statistics import (
     scaled,
 )
 from eigengrad.nn.functional.channel_groups import Layout
+from eigengrad.nn.functional.distributed import Processes
 from eigengrad.nn.functional.moments import affine, full_precision, working_dtype
 
-__all__ = ["denoise"]
+__all__ = ["check_rank", "denoise", "evaluation_map", "projection"]
+
+
+ACROSS_THE_CUT: GradientRule = PowerIteration()
+"""Where no rule is given."""
+TIED = 1e-6
+"""Share of the largest eigenvalue within which, in evaluation, those at the cut count as tied: rounding of float32."""
 
 
 def denoise(
     x: Tensor,
     running_mean: Tensor | None = None,
     running_covariance: Tensor | None = None,
-    running_projection: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = True,
@@ -46,7 +51,7 @@ def denoise(
     num_batches_tracked: Tensor | None = None,
     gradient: GradientRule | Unrolled | None = None,
     solver: solvers.Name | solvers.Solver = "auto",
-    process_group: ProcessGroup | None = None,
+    process_group: Processes = None,
     errors: str = "raise",
 ) -> Tensor:
     r"""PCA denoising of the channels, over the batch and all positions.
@@ -59,9 +64,8 @@ def denoise(
     Args:
         x: the input, ``(N, C)`` or ``(N, C, *)``.
         running_mean: running estimate of the mean, ``(C,)``. Updated in place when training.
-        running_covariance: running estimate of C, ``(C, C)``. Updated in place when training.
-        running_projection: P of the running covariance, ``(C, C)``: a true projector, which no average of projectors
-            would be. Set in place when training, so that evaluation needs no decomposition.
+        running_covariance: running estimate of C, ``(C, C)``. Updated in place when training. In evaluation, P is
+            computed from it, by a decomposition in each call (a layer keeps P), and keeps all that is tied at the cut.
         weight: scale of each channel, ``(C,)``.
         bias: offset of each channel, ``(C,)``.
         training: use the moments of ``x`` (and update the running estimates, where given), or the running estimates.
@@ -75,7 +79,8 @@ def denoise(
         gradient: ``None`` for the derivative of the projector with :class:`eigengrad.PowerIteration` across the cut
             (:func:`eigengrad.projector`). With a rule, eigenvectors are differentiated by it, as in the paper.
         solver: as for :func:`eigengrad.eigh`.
-        process_group: processes that share their moments. ``None`` for the moments of this process alone.
+        process_group: processes that share their moments: a group, or ``"all"``. ``None`` for the moments of this
+            process alone.
         errors: as for :func:`eigengrad.whiten`; what is skipped is the whole batch.
 
     Returns:
@@ -103,49 +108,46 @@ def denoise(
         training,
         running_mean=(running_mean, (channels,)),
         running_covariance=(running_covariance, (channels, channels)),
-        running_projection=(running_projection, (channels, channels)),
         weight=(weight, (channels,)),
         bias=(bias, (channels,)),
     )
     if not training:
-        assert running_mean is not None and running_covariance is not None and running_projection is not None
-        mean, covariance, P = (e.to(working_dtype(x)) for e in (running_mean, running_covariance, running_projection))
+        assert running_mean is not None and running_covariance is not None
+        P = projection(running_covariance, eps, rank, energy)
+        mean, covariance, P = (e.to(working_dtype(x)) for e in (running_mean, running_covariance, P))
         return evaluate(x, [evaluation_map(mean, covariance, P, weight, bias, eps)], channels)
 
     everything = slice(0, channels)
     with full_precision(x.device):
         layout = Layout.of(x, channels)
         data = layout.arrange(x)
-        mean, covariance, valid, route, check = batch_moments(data, everything, process_group, errors)
+        mean, covariance, _, valid, route, check = batch_moments(data, everything, process_group, errors)
         P = check.finish(_projection(covariance, eps, rank, energy, gradient, solver))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))
-        running = RunningEstimates(momentum, num_batches_tracked)
+        running = RunningEstimates(momentum, num_batches_tracked, errors)
         running.record(valid, everything, (running_mean, mean), (running_covariance, covariance))
         running.commit()
-        if running_covariance is not None and running_projection is not None:
-            with torch.no_grad():
-                wide = running_covariance.to(P.dtype).unsqueeze(0)
-                settled = _projection(wide, eps, rank, energy, None, solver)
-                old = running_projection.unsqueeze(0)
-                new = settled.to(old.dtype)
-                running_projection.copy_((new if valid is None else torch.where(valid, new, old)).squeeze(0))
         T, offset = scaled(matrix, everything, weight, bias)
         return affine(data, T, mean, offset, layout, route=route)
 
 
+def projection(running_covariance: Tensor, eps: float, rank: int | None, energy: float | None) -> Tensor:
+    """P of a running covariance, both ``(C, C)``: computed once for many batches, in double precision."""
+    with full_precision(running_covariance.device):
+        wide = running_covariance.to(torch.float32 if running_covariance.device.type == "mps" else torch.float64)
+        scale = _reciprocal_deviations(wide, eps)
+        choose = _leading(rank, energy, ties=TIED)
+        return projector(scale * wide * scale.mT, choose, gradient=ACROSS_THE_CUT).to(running_covariance.dtype)
+
+
 def evaluation_map(
-    running_mean: Tensor,
-    running_covariance: Tensor,
-    running_projection: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
+    running_mean: Tensor, running_covariance: Tensor, P: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> AffineMap:
-    """What evaluation does to all channels, in the dtype of the running estimates."""
+    """What evaluation by P ``(C, C)`` does to all channels, in the dtype of P and the running estimates."""
     everything = slice(0, len(running_mean))
-    matrix = running_projection * _reciprocal_deviations(running_covariance, eps).mT
+    matrix = P * _reciprocal_deviations(running_covariance, eps).transpose(-2, -1)  # legacy ONNX has no mT
     return AffineMap(everything, running_mean.view(1, -1, 1), *scaled(matrix.unsqueeze(0), everything, weight, bias))
 
 
@@ -161,7 +163,8 @@ def check_rank(rank: int | None, energy: float | None, channels: int) -> None:
 
 def _reciprocal_deviations(covariance: Tensor, eps: float) -> Tensor:
     """``(diag(C) + eps)^(-1/2)``, ``(*, d, 1)``."""
-    return (covariance.diagonal(dim1=-2, dim2=-1) + eps).rsqrt().unsqueeze(-1)
+    variances = covariance.diagonal(dim1=-2, dim2=-1) + eps
+    return variances.clamp_min(torch.finfo(variances.dtype).tiny).rsqrt().unsqueeze(-1)
 
 
 def _projection(
@@ -177,15 +180,26 @@ def _projection(
     correlation = scale * covariance * scale.mT
     choose = _leading(rank, energy)
     if gradient is None:
-        return projector(correlation, choose, gradient=PowerIteration(), solver=solver)
+        return projector(correlation, choose, gradient=ACROSS_THE_CUT, solver=solver)
     L, V = eigh(correlation, gradient=gradient, solver=solver)
     return (V * choose(L.detach()).unsqueeze(-2)) @ V.mH
 
 
-def _leading(rank: int | None, energy: float | None) -> Callable[[Tensor], Tensor]:
-    """Which of ascending eigenvalues ``(*, d)`` to keep. A mask, so that the host need not know how many they are."""
+def _leading(rank: int | None, energy: float | None, *, ties: float | None = None) -> Callable[[Tensor], Tensor]:
+    """Which of ascending eigenvalues ``(*, d)`` to keep. A mask, so that the host need not know how many they are.
+
+    With ``ties``, a share of the largest eigenvalue, also those that are so close to the last one: no basis of what is
+    tied is better than another. Uncorrelated channels, as before the first batch, are all kept.
+    """
 
     def choose(L: Tensor) -> Tensor:
+        kept = leading(L)
+        if ties is None:
+            return kept
+        last = torch.where(kept, L, torch.inf).amin(dim=-1, keepdim=True)
+        return kept | (last - ties * L.abs().amax(dim=-1, keepdim=True) <= L)
+
+    def leading(L: Tensor) -> Tensor:
         below = torch.arange(L.shape[-1] - 1, -1, -1, device=L.device)  # how many eigenvalues are larger
         if rank is not None:
             return (below < rank).expand(L.shape)

@@ -1,6 +1,6 @@
 """Moments of a batch that is spread over processes."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +8,24 @@ from torch.distributed import ProcessGroup
 
 from eigengrad.autograd import Function
 
-__all__ = ["joined"]
+__all__ = ["Processes", "check_processes", "joined", "resolved"]
+
+Processes = ProcessGroup | Literal["all"] | None
+"""Who shares moments: a group; ``"all"``, which can be copied and saved as a group cannot; or ``None``, nobody."""
+
+
+def resolved(processes: Processes) -> ProcessGroup | None:
+    """The group that is meant. ``"all"`` is nobody else until processes have been started, as in ``nn.SyncBatchNorm``."""
+    if not isinstance(processes, str):
+        return processes
+    started = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.group.WORLD if started else None
+
+
+def check_processes(processes: Processes) -> None:
+    """Whether a text is the one that has a meaning."""
+    if isinstance(processes, str) and processes != "all":
+        raise ValueError(f"process_group must be a process group, 'all' or None, got {processes!r}")
 
 
 def joined(

@@ -23,15 +23,19 @@ __all__ = ["FiniteCheck"]
 class FiniteCheck:
     """One question: :meth:`ask` before the decomposition, :meth:`finish` after it.
 
-    A compiled or traced graph cannot ask, nor can tensors without values.
+    A compiled or traced graph cannot ask: there, what is not finite becomes NaN, and :attr:`finite` keeps it from
+    running estimates.
 
     Args:
         describe: what the covariance of a given index is of, for the error message.
+
+    Attributes:
+        finite: which covariances are, ``(B, 1, 1)``; or ``None`` where the host knows that all of them are.
     """
 
     def __init__(self, describe: Callable[[int], str]) -> None:
         self._describe = describe
-        self._finite: Tensor | None = None
+        self.finite: Tensor | None = None
         self._answer: _Answer | None = None
 
     def ask(self, covariance: Tensor) -> Tensor:
@@ -42,14 +46,17 @@ class FiniteCheck:
         Raises:
             torch.linalg.LinAlgError: if one is not finite, where that is known at once.
         """
-        if torch.compiler.is_compiling() or covariance.is_meta:
+        if covariance.is_meta:
             return covariance
-        covariance, finite = _Asked.call(covariance, self, covariance.shape[0])
-        if self._answer is None:
-            return covariance
-        self._finite = finite[..., None, None]
+        if is_traced() or torch.jit.is_tracing():
+            finite = covariance.isfinite().flatten(1).all(dim=1)
+        else:
+            covariance, finite = _Asked.call(covariance, self, covariance.shape[0])
+            if self._answer is None:
+                return covariance
+        self.finite = finite[..., None, None]
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-        return torch.where(self._finite, covariance, identity)
+        return torch.where(self.finite, covariance, identity)
 
     def finish(self, result: Tensor) -> Tensor:
         """``result (B, d, d)`` of the decomposition, once the answer is read.
@@ -57,17 +64,17 @@ class FiniteCheck:
         Raises:
             torch.linalg.LinAlgError: if a covariance is not finite.
         """
-        if self._answer is None or self._finite is None:
+        if self.finite is None:
             return result
-        finite = self._answer.read()
+        finite = None if self._answer is None else self._answer.read()
         if finite is None:
-            return torch.where(self._finite, result, torch.nan)
+            return torch.where(self.finite, result, torch.nan)
         self.raise_if_bad(finite, result.shape[0])
         return result
 
     def send(self, finite: Tensor, matrices: int) -> None:
         """Learn which are finite ``(B,)``, of which each ``matrices`` are one vmapped sample's: now, or later."""
-        if isinstance(finite, FakeTensor) or is_traced():
+        if isinstance(finite, FakeTensor):
             return
         if _in_background(finite):
             self._answer = _Answer(finite)

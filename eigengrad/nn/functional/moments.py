@@ -216,9 +216,10 @@ def _left_to_torch(data: Tensor) -> bool:
     """Whether to take torch's operators on the whole of the data.
 
     A compiler fuses them by itself, for shapes that change as well, and would unroll the loop over pieces; an exported
-    program must not need eigengrad.
+    program, or one of TorchScript, must not need eigengrad.
     """
-    return torch.compiler.is_compiling() or (is_traced() and not _in_one_pass(data))
+    whole = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return whole or (is_traced() and not _in_one_pass(data))
 
 
 def _in_one_pass(data: Tensor) -> bool:

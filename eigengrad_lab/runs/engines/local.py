@@ -4,26 +4,30 @@ Images are loaded once and shared with the workers. When a worker dies, of a bug
 operating system's pool of processes goes with it; a new pool takes up what is left, from the checkpoints.
 """
 
+import dataclasses
+import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from types import FrameType
 
-import torch
 import torch.multiprocessing
 
 from eigengrad_lab.config import RunConfig
-from eigengrad_lab.data import ImageData
 from eigengrad_lab.runs.engines.work import RETRIES, Broken, Ended, Work
-from eigengrad_lab.runs.execution import Interrupted, Recording, train
+from eigengrad_lab.runs.execution import Interrupted, train
 from eigengrad_lab.training import Result
 
 __all__ = ["run"]
+
+ORPHAN_SECONDS = 60.0
+"""How long a worker whose parent has died may take to save its run."""
 
 
 def run(work: Work) -> Iterator[Ended]:
@@ -43,16 +47,19 @@ def run(work: Work) -> Iterator[Ended]:
                     yield config, Broken(config, f"worker processes died {deaths} times in a row")
                 return
             work.warn(f"a worker process died; {len(waiting)} runs go on from their checkpoints")
+        except TimeoutError:
+            return
 
 
 def _one_pool(work: Work, configs: list[RunConfig]) -> Iterator[Ended]:
     context = torch.multiprocessing.get_context("spawn")
     stop, warnings = context.Event(), context.SimpleQueue()
-    worker = (work.data, work.recording, work.device, work.workers, stop, warnings)
+    quiet = dataclasses.replace(work, configs=(), warn=warnings.put)
+    worker = (quiet, stop)
     with ProcessPoolExecutor(work.workers, mp_context=context, initializer=_start_worker, initargs=worker) as pool:
         futures: dict[Future[Result], RunConfig] = {pool.submit(_train, config): config for config in configs}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, work.seconds_left()):
                 while not warnings.empty():
                     work.warn(warnings.get())
                 yield futures[future], _outcome(futures[future], future)
@@ -74,10 +81,8 @@ def _outcome(config: RunConfig, future: "Future[Result]") -> Result | Broken:
 class _Worker:
     """What a worker process holds between runs."""
 
-    data: ImageData
-    recording: Recording
+    work: Work
     stop: Event
-    warnings: "SimpleQueue[str]"
     at_a_run: bool = False
     to_leave: bool = False
     """Asked by SIGTERM, and only waiting for the run's state to be saved."""
@@ -86,20 +91,25 @@ class _Worker:
 _worker: _Worker
 
 
-def _start_worker(
-    data: ImageData,
-    recording: Recording,
-    device: torch.device,
-    workers: int,
-    stop: Event,
-    warnings: "SimpleQueue[str]",
-) -> None:
+def _start_worker(work: Work, stop: Event) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: here it matters only during a run (see train)
-    if workers > 1:
-        torch.set_num_threads(1)
-    _worker = _Worker(data.to(device), recording, stop, warnings)
+    work.set_threads()
+    _worker = _Worker(dataclasses.replace(work, data=work.data.to(work.device)), stop)
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Once the parent is gone, by ``kill -9`` say, nobody would ever stop this process: it saves its run and ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _worker.stop.set()
+    end = time.monotonic() + ORPHAN_SECONDS
+    while _worker.at_a_run and time.monotonic() < end:
+        time.sleep(0.05)
+    os._exit(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -118,10 +128,10 @@ def _train(config: RunConfig) -> Result:
     try:
         return train(
             config,
-            _worker.data,
-            _worker.recording,
+            _worker.work.data,
+            _worker.work.recording,
             should_stop=_worker.stop.is_set,
-            warn=_worker.warnings.put,
+            warn=_worker.work.warn,
         )
     except Interrupted:
         os._exit(0)

@@ -4,16 +4,16 @@ Images are put into the cluster's object store once. Records lie in a folder tha
 checkpoints there that a task whose worker died goes on wherever Ray retries it.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.data import ImageData
 from eigengrad_lab.runs.engines.work import RETRIES, Broken, Ended, Work
-from eigengrad_lab.runs.execution import Interrupted, Recording, train
+from eigengrad_lab.runs.execution import Interrupted, train
 from eigengrad_lab.training import Result
 
 __all__ = ["OnRay"]
@@ -52,6 +52,8 @@ class OnRay:
 
     def _connect(self, work: Work) -> None:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        # A user's own parts are imported from where the command was given, here as there.
+        quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_python_path()])}}
         try:
             if self.address is None:
                 self.ray.init(num_cpus=work.workers, include_dashboard=False, **quiet)
@@ -65,12 +67,14 @@ class OnRay:
         gpus = 1 / work.workers if work.device.type == "cuda" else 0
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_train)
         data = ray.put(work.data)
-        waiting = {
-            task.remote(config, data, work.recording, str(work.device), work.workers): config for config in work.configs
-        }
+        # Without what stays here: the images travel once, and the display not at all.
+        quiet = dataclasses.replace(work, configs=(), data=None, warn=None, until=None)  # type: ignore[arg-type]
+        waiting = {task.remote(config, data, quiet): config for config in work.configs}
         try:
             while waiting:
-                done, _ = ray.wait(list(waiting))
+                done, _ = ray.wait(list(waiting), timeout=work.seconds_left())
+                if not done:
+                    return
                 for reference in done:
                     config = waiting.pop(reference)
                     yield config, self._outcome(config, reference, work)
@@ -91,13 +95,14 @@ class OnRay:
         return result
 
 
-def _train(
-    config: RunConfig, data: ImageData, recording: Recording, device: str, workers: int
-) -> tuple[Result, list[str]]:
-    if workers > 1:
-        torch.set_num_threads(1)
+def _train(config: RunConfig, data: ImageData, work: Work) -> tuple[Result, list[str]]:
+    work.set_threads()
     warnings: list[str] = []
     try:
-        return train(config, data.to(torch.device(device)), recording, warn=warnings.append), warnings
+        return train(config, data.to(work.device), work.recording, warn=warnings.append), warnings
     except Interrupted:
         raise RuntimeError("stopped; its state is saved") from None
+
+
+def _python_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

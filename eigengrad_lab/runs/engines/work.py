@@ -4,6 +4,7 @@ An engine is a function from runs to an iterator over how they end. Records are 
 engine, the same command takes up where it stopped.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +46,19 @@ class Work:
     """Trainings at once."""
     warn: Callable[[str], None]
     """Told in a sentence about what goes wrong on the way."""
+    threads: int | None = None
+    """Of each training on a CPU; by default one where there are several workers, else torch's."""
+    until: float | None = None
+    """When to stop, as ``time.monotonic`` counts: runs on their way save their state."""
+
+    def seconds_left(self) -> float | None:
+        """Until then."""
+        return None if self.until is None else max(0.0, self.until - time.monotonic())
+
+    def set_threads(self) -> None:
+        """In a worker."""
+        if (threads := self.threads or (1 if self.workers > 1 else None)) is not None:
+            torch.set_num_threads(threads)
 
 
 class Engine(Protocol):
@@ -53,6 +67,7 @@ class Engine(Protocol):
     def __call__(self, work: Work) -> Iterator[Ended]:
         """Train everything, and yield each run as it ends.
 
-        On KeyboardInterrupt, or when the iterator is closed, runs on their way save their state and end.
+        When ``work.until`` comes, the iterator ends before all have. Then, on KeyboardInterrupt, or when the iterator
+        is closed, runs on their way save their state and end.
         """
         ...

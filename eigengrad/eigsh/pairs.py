@@ -1,0 +1,167 @@
+"""Derivatives of some eigenpairs, by the equations that define them.
+
+For ``A x_j = l_j B x_j`` with ``X^H B X = I``, and the cotangents ``gL`` and ``gX`` of the pairs that were found,
+
+    gA = herm(U X^H),    U = X (diag(gL) + K o (X^H gX)) + W,
+    gB = -herm(U diag(L) X^H + X diag(X^H gX) X^H / 2),
+
+with the matrix K of the rule between the pairs that were found, and toward all others, which were not, with
+
+    (A - l_j B) w_j = -(I - B X X^H) gX_j,    X^H B W = 0.
+
+Of A nothing is needed but products: ``Re <gA, dA> = Re <U, dA X>``. W solves a bordered system, whose derivative is another
+such system; so there are derivatives of every order, each at the price of its solves.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eigengrad.autograd import Function
+from eigengrad.eigsh.iteration import Problem, find_pairs
+from eigengrad.eigsh.linear_solves import minres
+from eigengrad.eigsh.operators import Operator
+from eigengrad.gradients import GradientRule
+
+__all__ = ["Setting", "pairs"]
+
+
+class Setting(NamedTuple):
+    """What the derivatives of pairs need to know beside tensors."""
+
+    A: Operator
+    B: Operator | None
+    rule: GradientRule
+    preconditioner: Any
+    max_iterations: int
+    a: float
+    b: float
+    """Powers of two near the norms of A and B, by which equations are divided."""
+    scale: float
+    """The largest magnitude of an eigenvalue."""
+
+
+def pairs(setting: Setting, L: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs that were found, ``L (p,)`` and ``X (n, p)``, as differentiable functions of what A and B are made of."""
+    return _Pairs.apply(setting, L, X, *_tensors(setting))
+
+
+def _tensors(setting: Setting) -> tuple[Tensor, ...]:
+    return setting.A.params + (() if setting.B is None else setting.B.params)
+
+
+def _by(B: Operator | None, X: Tensor, params: tuple[Tensor, ...]) -> Tensor:
+    return X if B is None else B.product(X, *params)
+
+
+def _split(setting: Setting, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    of_A = len(setting.A.params)
+    return tensors[:of_A], tensors[of_A:]
+
+
+Terms = list[tuple[Tensor, Tensor]]
+
+
+def _cotangents(setting: Setting, tensors: tuple[Tensor, ...], of_A: Terms, of_B: Terms) -> tuple[Tensor | None, ...]:
+    """Of ``sum Re <U, A X> + sum Re <U, B X>`` over the terms ``(U, X)``, in the tensors that A and B are made of."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: U and X depend on the tensors, too, and only what A and B are made of here is meant.
+        at = tuple(tensor.view_as(tensor) for tensor in tensors)
+        wanted = [tensor for tensor in at if tensor.requires_grad]
+        if not wanted:
+            return (None,) * len(tensors)
+        in_A, in_B = _split(setting, at)
+        total: Any = sum(setting.A.pairing(U, X, *in_A) for U, X in of_A)
+        if setting.B is not None and in_B:
+            total = total + sum(setting.B.pairing(U, X, *in_B) for U, X in of_B)
+        found = iter(torch.autograd.grad(total, wanted, create_graph=graph, allow_unused=True))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in at)
+
+
+class _Pairs(Function):
+    """``A, B -> L, X``, of which the values are given."""
+
+    @staticmethod
+    def forward(setting: Setting, L: Tensor, X: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return L.clone(), X.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.setting, _, _, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gL: Tensor | None, gX: Tensor | None) -> tuple[Any, ...]:
+        setting: Setting = ctx.setting
+        L, X, *tensors = ctx.saved_tensors
+        if gL is None and gX is None:
+            return (None,) * (3 + len(tensors))
+        U = torch.zeros_like(X) if gL is None else X * gL
+        T = -U * L
+        if gX is not None:
+            M = X.mH @ gX
+            V = X @ (setting.rule.kernel(L) * M) + _Solve.apply(setting, L, X, gX, *tensors)
+            U, T = U + V, T - V * L - X * M.diagonal().real / 2
+        return (None, None, None, *_cotangents(setting, tuple(tensors), [(U, X)], [(T, X)]))
+
+
+class _Solve(Function):
+    """``l, X, R, A, B -> W``: the equations above, of any right sides R ``(n, p)``."""
+
+    @staticmethod
+    def forward(setting: Setting, shifts: Tensor, X: Tensor, R: Tensor, *tensors: Tensor) -> Tensor:
+        A, B, a, b = setting.A.fast, (lambda W: W) if setting.B is None else setting.B.fast, setting.a, setting.b
+        BX = B(X)
+        scaled_shifts = shifts * (b / a)
+
+        def into_range(W: Tensor) -> Tensor:
+            return W - BX @ (X.mH @ W)
+
+        def within(W: Tensor) -> Tensor:
+            return W - X @ (BX.mH @ W)
+
+        def product(W: Tensor) -> Tensor:
+            W = within(W)
+            return into_range(A(W) / a - B(W) * (scaled_shifts / b))
+
+        def preconditioner(W: Tensor) -> Tensor:
+            return within(setting.preconditioner(into_range(W)))
+
+        right = -into_range(into_range(R))
+        W, share = minres(
+            product,
+            right,
+            setting.scale * (b / a),
+            torch.linalg.vector_norm(R, dim=0),
+            preconditioner=None if setting.preconditioner is None else preconditioner,
+            max_iterations=setting.max_iterations,
+        )
+        if not bool((share <= 1e3).all()):
+            raise torch.linalg.LinAlgError(
+                f"eigsh: the linear equations of the gradient were not solved in {setting.max_iterations} iterations, for "
+                f"{int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a k with "
+                "a wider one (see analysis.inspect), give a preconditioner, or raise max_iterations"
+            )
+        return within(W) / a
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.setting, shifts, X, R, *tensors = inputs
+        ctx.save_for_backward(shifts, X, R, output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gW: Tensor) -> tuple[Any, ...]:
+        # The bordered system [A - l B, B X; X^H B, 0] [w; m] = [-r; 0] is its own adjoint, with m = -X^H r.
+        setting: Setting = ctx.setting
+        shifts, X, R, W, *tensors = ctx.saved_tensors
+        in_B = _split(setting, tuple(tensors))[1]
+        Z = _Solve.apply(setting, shifts, X, gW, *tensors)
+        m, nu = -(X.mH @ R), X.mH @ gW
+        BZ, BW = _by(setting.B, Z, in_B), _by(setting.B, W, in_B)
+        g_shifts = -(BZ.conj() * W).sum(0).real
+        gX = BZ @ m.mH - BW @ nu.mH
+        of_B = [(-Z * shifts, W), (Z @ m.mH, X), (-X @ nu, W)]
+        return (None, g_shifts, gX, Z, *_cotangents(setting, tuple(tensors), [(Z, W)], of_B))

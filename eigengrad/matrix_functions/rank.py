@@ -1,0 +1,196 @@
+"""Rank deficiency, in one language for all functions of a matrix.
+
+A threshold, ``max(floor, rtol * largest eigenvalue)`` for each matrix, and what becomes of eigenvalues below:
+
+* ``"lift"``: they are taken to be the threshold, ``f(max(x, threshold))``, as optimisers want it;
+* ``"drop"``: they are left out, ``f(x)`` above the threshold and 0 elsewhere, as a pseudo-inverse does.
+
+Either is a function of the eigenvalues, and its derivative that of Daleckii and Krein: exact for what is computed, the
+threshold's own change included. Where ``m(x) = max(x, threshold)``, the divided difference of ``f(m(x))`` is
+``f[m(x), m(y)] m[x, y]``, with ``m[x, y]`` between 0 and 1.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from eigengrad import solvers
+from eigengrad.autograd import Function, save
+from eigengrad.eigenbasis import Eigenbasis
+from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
+from eigengrad.matrix_functions.divided_differences import ScalarFunction
+
+__all__ = ["Below", "Deficiency"]
+
+Below = Literal["lift", "drop"]
+
+
+class Deficiency:
+    """What a caller said about small eigenvalues, checked.
+
+    Args:
+        floor: an absolute threshold, a number or a tensor that broadcasts to the batch ``(*)``.
+        rtol: a threshold relative to the largest eigenvalue of each matrix.
+        below: ``"lift"`` or ``"drop"``.
+
+    Raises:
+        TypeError: if ``floor`` is neither a number nor a real tensor, or ``rtol`` no number.
+        ValueError: if one is negative, or NaN; for another ``below``.
+    """
+
+    def __init__(self, floor: float | Tensor, rtol: float | None, below: Below) -> None:
+        if below not in ("lift", "drop"):
+            raise ValueError(f"below must be 'lift' or 'drop', got {below!r}")
+        if isinstance(floor, Tensor):
+            if floor.is_complex():
+                raise TypeError(f"floor must be a number or a real tensor, got {floor.dtype}")
+        else:
+            _check_threshold("floor", floor)
+        if rtol is not None:
+            _check_threshold("rtol", rtol)
+        self.floor, self.rtol, self.below = floor, rtol, below
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is anything to do."""
+        return isinstance(self.floor, Tensor) or self.floor > 0 or self.rtol is not None or self.below == "drop"
+
+    def apply(
+        self, A: Tensor, functions: Sequence[ScalarFunction], solver: solvers.Solver, *parameters: Tensor
+    ) -> list[Tensor]:
+        """``f(A)`` for each f, with parameters ``(*)``, and small eigenvalues lifted or dropped if that was asked for."""
+        basis = spectrum_of(A, solver)
+        if not self.is_possible:
+            return [apply_in_basis(A, f, basis, *parameters) for f in functions]
+        threshold = self._threshold(A, basis)
+        outside = Lifted if self.below == "lift" else Dropped
+        return [apply_in_basis(A, outside(f), basis, threshold, *parameters) for f in functions]
+
+    def _threshold(self, A: Tensor, basis: Eigenbasis) -> Tensor:
+        L, batch = basis.L, A.shape[:-2]
+        floor = self.floor.to(L) if isinstance(self.floor, Tensor) else L.new_full((), self.floor)
+        try:
+            floor = floor.expand(batch)
+        except RuntimeError:
+            shapes = f"{tuple(batch)}, got {tuple(floor.shape)}"
+            raise ValueError(f"floor must be a number, or a tensor that broadcasts to the batch {shapes}") from None
+        if self.rtol is None or L.shape[-1] == 0:
+            return floor
+        return torch.maximum(floor, self.rtol * _Largest.call(A, *basis))
+
+
+def _check_threshold(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+
+
+class Lifted:
+    """``f(max(x, threshold))``; the first parameter is the threshold."""
+
+    kind: ClassVar[int | None] = None
+    parameter: ClassVar[float] = 0.0
+
+    def __init__(self, f: ScalarFunction) -> None:
+        self._f = f
+
+    def __call__(self, x: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        return self._f(torch.maximum(x, threshold), *parameters)
+
+    def first(self, x: Tensor, y: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        lifted_x, lifted_y = torch.maximum(x, threshold), torch.maximum(y, threshold)
+        share = (lifted_x - lifted_y) / torch.where(x == y, 1.0, x - y)
+        share = torch.where(x == y, (x > threshold).to(x.dtype), share)
+        of_both = self._f.first(lifted_x, lifted_y, *parameters)
+        return torch.where(share == 0, 0.0, share * of_both)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        low = torch.minimum(torch.minimum(x, y), z)
+        safe = [torch.maximum(value, threshold) for value in (x, y, z)]
+        above = self._f.second(*safe, *parameters)
+        across = _quotient(self, x, y, z, threshold, *parameters)
+        high = torch.maximum(torch.maximum(x, y), z)
+        return torch.where(low > threshold, above, torch.where(high > threshold, across, 0.0))
+
+
+class Dropped:
+    """``f(x)`` above the threshold, 0 elsewhere; the first parameter is the threshold."""
+
+    kind: ClassVar[int | None] = None
+    parameter: ClassVar[float] = 0.0
+
+    def __init__(self, f: ScalarFunction) -> None:
+        self._f = f
+
+    def __call__(self, x: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        kept = x > threshold
+        return torch.where(kept, self._f(torch.where(kept, x, 1.0), *parameters), 0.0)
+
+    def first(self, x: Tensor, y: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        kept_x, kept_y = x > threshold, y > threshold
+        high, one = torch.maximum(x, y), kept_x ^ kept_y
+        both = kept_x & kept_y
+        of_both = self._f.first(torch.where(both, x, 1.0), torch.where(both, y, 1.0), *parameters)
+        of_one = self._f(torch.where(one, high, 1.0), *parameters) / torch.where(one, (x - y).abs(), 1.0)
+        return torch.where(both, of_both, torch.where(one, of_one, 0.0))
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+        low, high = torch.minimum(torch.minimum(x, y), z), torch.maximum(torch.maximum(x, y), z)
+        all_kept = low > threshold
+        safe = [torch.where(all_kept, value, 1.0) for value in (x, y, z)]
+        across = _quotient(self, x, y, z, threshold, *parameters)
+        return torch.where(all_kept, self._f.second(*safe, *parameters), torch.where(high > threshold, across, 0.0))
+
+
+class _One:
+    """The constant 1."""
+
+    kind: ClassVar[int | None] = None
+    parameter: ClassVar[float] = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ones_like(x)
+
+    def first(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros_like(x - y)
+
+    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return torch.zeros_like(x - y - z)
+
+
+class _Largest(Function):
+    """``A, L, V -> max(L)``, whose derivative is the projector on its eigenvectors, over their number."""
+
+    @staticmethod
+    def forward(A: Tensor, L: Tensor, V: Tensor) -> Tensor:
+        return L.amax(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        save(ctx, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return g[..., None, None] * _leading(*ctx.saved_tensors), None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, *_: None) -> Tensor:
+        return (_leading(*ctx.saved_tensors).conj() * dA).sum((-2, -1)).real
+
+
+def _leading(A: Tensor, L: Tensor, V: Tensor) -> Tensor:
+    largest = L.amax(-1)
+    just_below = torch.nextafter(largest, torch.full_like(largest, -torch.inf))
+    count = (largest.unsqueeze(-1) == L).sum(-1)
+    return apply_in_basis(A, Dropped(_One()), Eigenbasis(L, V), just_below) / count[..., None, None]
+
+
+def _quotient(f: Lifted | Dropped, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    """``f[x, y, z]`` for arguments on both sides of the threshold, the extreme ones being apart."""
+    low, high = torch.minimum(torch.minimum(x, y), z), torch.maximum(torch.maximum(x, y), z)
+    middle = torch.maximum(torch.minimum(x, y), torch.minimum(torch.maximum(x, y), z))
+    upper, lower = f.first(high, middle, threshold, *parameters), f.first(middle, low, threshold, *parameters)
+    return (upper - lower) / torch.where(high == low, 1.0, high - low)

@@ -1,0 +1,212 @@
+"""The affine-invariant geometry of positive definite matrices, and the log-Euclidean distance.
+
+Everything is a function of ``X = G^-1 B G^-H`` with ``A = G G^H``: by congruence invariance any factor G does, and with
+Cholesky's no root of A, and no eigenvector, is differentiated. What is left are functions of X with derivatives that are
+exact where eigenvalues meet, as all of them do where ``A = B``.
+
+Source: Bhatia, *Positive Definite Matrices*, 2007, chapters 4 and 6; Pennec, Fillard, Ayache, IJCV 66, 2006; Arsigny et al.,
+SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 2019 (parallel transport).
+"""
+
+import torch
+from torch import Tensor
+
+from eigengrad.arguments import check_square
+from eigengrad.autograd import hermitian_part, public
+from eigengrad.eigh import mirrored
+from eigengrad.matrix_functions import expm, logm, powm, sqrtm
+
+__all__ = [
+    "affine_invariant_distance",
+    "exp_map",
+    "geometric_mean",
+    "log_euclidean_distance",
+    "log_map",
+    "check_pair",
+    "frobenius",
+    "parallel_transport",
+]
+
+
+@public
+def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
+    r"""The weighted geometric mean :math:`A \#_t B = A^{1/2} (A^{-1/2} B A^{-1/2})^t A^{1/2}`: the geodesic from A to B.
+
+    Args:
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``.
+        t: 0 for A, 1 for B, a number; or a tensor ``(*)``, differentiated, for definite B.
+
+    Returns:
+        Hermitian positive definite matrices. For ``t = 0.5`` with every derivative, otherwise with first and second ones.
+
+    Shape:
+        ``(*, n, n)`` each; batches broadcast.
+
+    Raises:
+        TypeError, ValueError: for arguments that are no such matrices, or a t that is not finite.
+        torch.linalg.LinAlgError: if a matrix of A is not positive definite.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.spd.geometric_mean(torch.eye(2), 4 * torch.eye(2))
+        tensor([[2., 0.],
+                [0., 2.]])
+    """
+    check_pair(A, B)
+    G = torch.linalg.cholesky(mirrored(A, "L"))
+    X = _congruence(G, mirrored(B, "L"))
+    power = expm(t.to(X.real.dtype)[..., None, None] * logm(X)) if isinstance(t, Tensor) else powm(X, t)
+    return hermitian_part(G @ power @ G.mH)
+
+
+@public
+def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
+    r"""The geodesic distance :math:`\| \log(A^{-1/2} B A^{-1/2}) \|_F`, also called Riemannian, or Fisher-Rao's.
+
+    Args:
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        B: the same.
+        squared: the square, which is smooth everywhere. At equal arguments the distance itself has a kink; its gradient
+            there is 0.
+
+    Returns:
+        Real distances, exact to rounding near equality.
+
+    Shape:
+        ``(*, n, n)`` each, to ``(*)``; batches broadcast.
+
+    Raises:
+        TypeError, ValueError: for arguments that are no such matrices.
+        torch.linalg.LinAlgError: if a matrix of A is not positive definite. (Of a B that is not, the distance is infinite
+            or NaN.)
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.spd.affine_invariant_distance(torch.eye(4), torch.e * torch.eye(4))
+        tensor(2.)
+    """
+    check_pair(A, B)
+    G = torch.linalg.cholesky(mirrored(A, "L"))
+    return frobenius(logm(_congruence(G, mirrored(B, "L"))), squared)
+
+
+@public
+def log_euclidean_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
+    r"""The distance :math:`\| \log A - \log B \|_F`.
+
+    Args, Returns, Shape:
+        As for :func:`affine_invariant_distance`.
+
+    Raises:
+        TypeError, ValueError: for arguments that are no such matrices.
+        torch.linalg.LinAlgError: on NaN or infinity.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.spd.log_euclidean_distance(torch.eye(4), torch.e * torch.eye(4), squared=True)
+        tensor(4.)
+    """
+    check_pair(A, B)
+    return frobenius(logm(A) - logm(B), squared)
+
+
+@public
+def log_map(base: Tensor, A: Tensor) -> Tensor:
+    r"""The tangent vector at ``base`` whose geodesic reaches A: :math:`P^{1/2} \log(P^{-1/2} A P^{-1/2}) P^{1/2}`.
+
+    Args:
+        base: Hermitian positive definite matrices P. The lower triangle is read.
+        A: the same.
+
+    Returns:
+        Hermitian matrices. Its length in the metric at P is :func:`affine_invariant_distance`.
+
+    Shape:
+        ``(*, n, n)`` each; batches broadcast.
+
+    Raises:
+        TypeError, ValueError: for arguments that are no such matrices.
+        torch.linalg.LinAlgError: if a matrix of ``base`` is not positive definite.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> P, A = torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+        >>> torch.allclose(eg.spd.exp_map(P, eg.spd.log_map(P, A)), A, atol=1e-6)
+        True
+    """
+    check_pair(base, A, "base", "A")
+    G = torch.linalg.cholesky(mirrored(base, "L"))
+    return hermitian_part(G @ logm(_congruence(G, mirrored(A, "L"))) @ G.mH)
+
+
+@public
+def exp_map(base: Tensor, S: Tensor) -> Tensor:
+    r"""Where the geodesic from ``base`` along the tangent vector S is at time 1: the inverse of :func:`log_map`.
+
+    Args:
+        base: Hermitian positive definite matrices P. The lower triangle is read.
+        S: Hermitian matrices. The lower triangle is read.
+
+    Returns, Shape, Raises:
+        As for :func:`log_map`; the result is positive definite.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.spd.exp_map(torch.eye(2), torch.zeros(2, 2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    check_pair(base, S, "base", "S")
+    G = torch.linalg.cholesky(mirrored(base, "L"))
+    return hermitian_part(G @ expm(_congruence(G, mirrored(S, "L"))) @ G.mH)
+
+
+@public
+def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    r"""A tangent vector at A carried along the geodesic to B: :math:`E S E^H` with :math:`E = (B A^{-1})^{1/2}`.
+
+    Args:
+        S: Hermitian matrices. The lower triangle is read.
+        A: Hermitian positive definite matrices. The lower triangle is read.
+        B: the same.
+
+    Returns, Shape, Raises:
+        As for :func:`log_map`; inner products of two vectors, in the metrics at A and at B, are the same.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.spd.parallel_transport(torch.eye(2), torch.eye(2), 4 * torch.eye(2))
+        tensor([[4., 0.],
+                [0., 4.]])
+    """
+    check_pair(A, B)
+    check_pair(S, A, "S", "A")
+    G = torch.linalg.cholesky(mirrored(A, "L"))
+    root = sqrtm(_congruence(G, mirrored(B, "L")))
+    E = torch.linalg.solve_triangular(G.mH, root @ G.mH, upper=True).mH  # G root G^-1
+    return hermitian_part(E @ mirrored(S, "L") @ E.mH)
+
+
+def _congruence(G: Tensor, B: Tensor) -> Tensor:
+    """``G^-1 B G^-H`` for a lower triangular G."""
+    half = torch.linalg.solve_triangular(G, B, upper=False)
+    return hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
+
+
+def frobenius(X: Tensor, squared: bool) -> Tensor:
+    """The norm of Hermitian matrices, or its square."""
+    if squared:
+        return (X.conj() * X).real.sum((-2, -1))
+    return torch.linalg.vector_norm(X, dim=(-2, -1))
+
+
+def check_pair(A: Tensor, B: Tensor, first: str = "A", second: str = "B") -> None:
+    """Raise unless both are batches of square matrices of one dtype and size."""
+    check_square(A, first)
+    check_square(B, second)
+    if A.dtype != B.dtype or A.shape[-1] != B.shape[-1]:
+        raise ValueError(
+            f"{second} must have the dtype and size of {first}, {A.dtype} and n = {A.shape[-1]}, "
+            f"got {B.dtype} and n = {B.shape[-1]}"
+        )

@@ -1,0 +1,243 @@
+"""A few eigenpairs of large operators, against dense matrices and their exact gradients."""
+
+import warnings
+
+import pytest
+import torch
+
+import eigengrad as eg
+from eigengrad.eigsh import MultipletWarning
+from eigengrad.eigsh.linear_solves import minres
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # torch: CSR is in beta
+EXACT_AT_TIES = eg.Masked(1e-9)
+
+
+def matrix_of(eigenvalues, dtype=torch.float64, seed=0):
+    L = torch.as_tensor(eigenvalues, dtype=torch.float64)
+    Q = torch.randn(len(L), len(L), dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    Q = torch.linalg.qr(Q)[0]
+    A = (Q * L) @ Q.mH
+    return (A + A.mH) / 2
+
+
+def with_multiplets(n=500, dtype=torch.float64):
+    """1.1, a triple 1.2 and a double 1.3 above the interval from 0 to 1."""
+    return matrix_of([*torch.linspace(0, 1, n - 6).tolist(), 1.1, 1.2, 1.2, 1.2, 1.3, 1.3], dtype)
+
+
+def grid_laplacian(m, spread=0.0):
+    ones = torch.ones(m - 1, dtype=torch.float64)
+    T = 2 * torch.eye(m, dtype=torch.float64) - ones.diag(1) - ones.diag(-1)
+    identity = torch.eye(m, dtype=torch.float64)
+    D = torch.kron(T, identity) + torch.kron(identity, T)
+    return D + spread * torch.rand(m * m, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).diag()
+
+
+def of_subspace(L, V):
+    """A loss that respects multiplets, if they are whole."""
+    C = torch.randn(len(V), len(V), dtype=V.dtype, generator=torch.Generator().manual_seed(2))
+    P = V @ V.mH
+    return ((P * (C + C.mH)).sum() + ((P @ C @ P).abs() ** 2).sum() / len(V)).real + (L**3).sum()
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(("which", "k"), [("largest", 6), ("largest", 5), ("largest", 2), ("magnitude", 5), ("smallest", 3)])
+def test_gradient_is_the_dense_exact_one_with_ties_in_the_block(which, k, dtype):
+    A, at = with_multiplets(dtype=dtype).requires_grad_(), slice(0, k) if which == "smallest" else k
+    L, V = eg.eigsh(A, k, which=which, gradient=EXACT_AT_TIES)
+    dense = eg.topk_eigh(A, at, gradient=EXACT_AT_TIES)
+    assert torch.allclose(L, dense.eigenvalues, atol=1e-13)
+    (ours,) = torch.autograd.grad(of_subspace(L, V), A)
+    (exact,) = torch.autograd.grad(of_subspace(*dense), A)
+    assert relative(ours, exact) < 1e-10
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_gradient_of_a_sparse_matrix_has_its_pattern(which, layout):
+    D = grid_laplacian(22, spread=0.1)
+    S = (D.to_sparse_coo() if layout == torch.sparse_coo else D.to_sparse_csr()).requires_grad_()
+    of_subspace(*eg.eigsh(S, 6, which=which)).backward()
+    assert S.grad.layout == layout
+    assert S.grad.values().shape == S.values().shape if layout == torch.sparse_csr else S.grad._nnz() == S._nnz()
+    dense = D.clone().requires_grad_()
+    of_subspace(*eg.topk_eigh(dense, 6 if which == "largest" else slice(0, 6), gradient=eg.Exact())).backward()
+    assert relative(S.grad.to_dense(), dense.grad * (D != 0)) < 1e-10
+
+
+def test_an_implicit_covariance_gets_the_gradient_in_its_data():
+    data = torch.randn(2000, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    L, V = eg.eigsh(lambda X, data: data.mT @ (data @ X) / 2000, 4, n=300, params=[data])
+    (ours,) = torch.autograd.grad(of_subspace(L, V), data)
+    dense = eg.topk_eigh(data.mT @ data / 2000, 4, gradient=eg.Exact())
+    assert relative(ours, torch.autograd.grad(of_subspace(*dense), data)[0]) < 1e-10
+
+
+@pytest.mark.parametrize("generalised", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_first_and_second_derivatives(dtype, generalised):
+    A = matrix_of(torch.linspace(-1, 2, 40) ** 3, dtype).requires_grad_()
+    B = matrix_of(torch.linspace(1, 2, 40), dtype, seed=1).requires_grad_()
+
+    def pairs(A, B=None):
+        L, V = eg.eigsh((A + A.mH) / 2, 3, B=None if B is None else (B + B.mH) / 2, gradient=eg.Exact())
+        return L, V.abs() ** 2
+
+    arguments = (A, B) if generalised else (A,)
+    assert torch.autograd.gradcheck(pairs, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(pairs, arguments, fast_mode=True)
+
+
+def test_second_derivatives_of_a_sparse_matrix_given_as_a_function_of_its_values():
+    S = grid_laplacian(6, spread=1.0).to_sparse_coo().coalesce()
+    rows, columns = S.indices()
+    transposed = torch.argsort(columns * 36 + rows)  # where entry (j, i) of entry (i, j) is
+
+    def product(X, values):
+        return torch.zeros_like(X).index_add(0, rows, (values + values[transposed])[:, None] / 2 * X[columns])
+
+    def pairs(values):
+        L, V = eg.eigsh(product, 2, which="smallest", gradient=eg.Exact(), n=36, params=[values])
+        return L, V**2
+
+    values = S.values().clone().requires_grad_()
+    assert torch.autograd.gradcheck(pairs, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(pairs, values, fast_mode=True)
+
+
+def test_generalised_problem_with_preconditioner_and_without():
+    A, B = with_multiplets(400) + 0.01 * torch.eye(400), matrix_of(torch.linspace(1, 2, 400), seed=1)
+    A, B = A.requires_grad_(), B.requires_grad_()
+    dense = eg.eigh(A, B=B, gradient=eg.Exact())
+    expected = torch.autograd.grad(of_subspace(dense.eigenvalues[:4], dense.eigenvectors[:, :4]), (A, B))
+    for preconditioner in (None, torch.linalg.inv(A.detach())):
+        L, V = eg.eigsh(A, 4, which="smallest", B=B, preconditioner=preconditioner, gradient=eg.Exact())
+        assert torch.allclose(L, dense.eigenvalues[:4], atol=1e-13)
+        assert torch.allclose(V.mH @ B @ V, torch.eye(4, dtype=torch.float64), atol=1e-12)
+        ours = torch.autograd.grad(of_subspace(L, V), (A, B))
+        assert max(map(relative, ours, expected)) < 1e-9
+
+
+def test_more_copies_than_a_block_has_columns_are_found():
+    L, _ = eg.eigsh(matrix_of([*torch.linspace(0, 1, 290).tolist(), *[2.0] * 10]), 10)
+    assert torch.allclose(L, torch.full((10,), 2.0, dtype=torch.float64))
+    with pytest.warns(MultipletWarning, match="eigenvalues 3 and 4"):
+        eg.eigsh(matrix_of([*torch.linspace(0, 1, 290).tolist(), *[2.0] * 10]), 3)
+
+
+@pytest.mark.parametrize("n", [30, 500])
+def test_a_multiplet_cut_is_said(n):
+    A = with_multiplets(n)
+    with pytest.warns(MultipletWarning, match="k = 3 cuts a multiplet: eigenvalues 3 and 4"):
+        L, V = eg.eigsh(A, 3)
+    assert L.shape == (3,) and V.shape == (n, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eg.eigsh(A, 5)
+
+
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 3e-6), (torch.complex128, 1e-14)])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_scales(scale, dtype, accuracy):
+    A = with_multiplets(dtype=torch.complex128 if dtype.is_complex else torch.float64)
+    X = (A * scale).to(dtype).requires_grad_()
+    L, V = eg.eigsh(X, 6, gradient=eg.Masked(1e-4))
+    assert float((L.detach().double() / scale - torch.linalg.eigvalsh(A)[-6:]).abs().max()) < accuracy
+    (g,) = torch.autograd.grad((V @ V.mH).real[0, :9].sum(), X)
+    Y = A.clone().requires_grad_()
+    Z = eg.topk_eigh(Y, 6, gradient=EXACT_AT_TIES).eigenvectors
+    assert relative(g.to(Y.dtype) * scale, torch.autograd.grad((Z @ Z.mH).real[0, :9].sum(), Y)[0]) < 1e3 * accuracy
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_small_operators(n):
+    A = matrix_of(torch.arange(n, dtype=torch.float64)).requires_grad_()
+    for k in range(n + 1):
+        L, V = eg.eigsh(A, k)
+        assert torch.allclose(L, torch.arange(n - k, n, dtype=torch.float64), atol=1e-13)
+        assert V.shape == (n, k)
+        if k:
+            of_subspace(L, V).backward()
+    assert n == 0 or A.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::eigengrad.eigsh.MultipletWarning")
+@pytest.mark.parametrize("A", [torch.eye(300), torch.zeros(300, 300), torch.ones(300, 300)], ids=["I", "0", "rank 1"])
+def test_operators_whose_krylov_spaces_end_at_once(A):
+    L, V = eg.eigsh(A.double(), 4)
+    assert torch.allclose(L, torch.linalg.eigvalsh(A.double())[-4:], atol=1e-12)
+    assert torch.allclose(V.mT @ V, torch.eye(4, dtype=torch.float64), atol=1e-12)
+
+
+def test_a_start_and_a_preconditioner_save_products():
+    A, products = grid_laplacian(40), 0
+
+    def counted(X):
+        nonlocal products
+        products += X.shape[1]
+        return A @ X
+
+    found = eg.eigsh(counted, 3, which="smallest", n=1600, dtype=torch.float64)
+    cold, products = products, 0
+    again = eg.eigsh(counted, 3, which="smallest", n=1600, dtype=torch.float64, start=found.eigenvectors)
+    warm, products = products, 0
+    inverse = torch.linalg.inv(A)
+    preconditioned = eg.eigsh(counted, 3, which="smallest", n=1600, dtype=torch.float64, preconditioner=inverse)
+    assert warm < 0.8 * cold and products < 0.8 * cold
+    for other in (again, preconditioned):
+        assert torch.allclose(found.eigenvalues, other.eigenvalues, atol=1e-12)
+
+
+def test_transforms_of_torch_func():
+    A = with_multiplets(200)
+    assert torch.allclose(torch.func.grad(lambda A: eg.eigsh(A, 2).eigenvalues.sum())(A).trace(), torch.tensor(2.0).double())
+
+
+def test_bad_input_is_named():
+    A = with_multiplets(300)
+    with pytest.raises(torch.linalg.LinAlgError, match=r"4 of 4 pairs did not converge .* are eigenvalue .*Raise max_iterations"):
+        eg.eigsh(grid_laplacian(30), 4, which="smallest", max_iterations=1)
+    with pytest.raises(torch.linalg.LinAlgError, match="NaN or infinity"):
+        eg.eigsh(A * torch.nan, 3)
+    with pytest.raises(ValueError, match="A must be Hermitian"):
+        eg.eigsh(A.triu(), 3)
+    with pytest.raises(ValueError, match="k must lie between 0 and n = 300, got 301"):
+        eg.eigsh(A, 301)
+    with pytest.raises(ValueError, match="which must be one of"):
+        eg.eigsh(A, 3, which="LA")
+    with pytest.raises(ValueError, match="one square matrix"):
+        eg.eigsh(A.expand(2, 300, 300), 3)
+    with pytest.raises(ValueError, match="needs n"):
+        eg.eigsh(lambda X: X, 3)
+    with pytest.raises(ValueError, match="must have X's shape"):
+        eg.eigsh(lambda X: X[:1], 3, n=300)
+    with pytest.raises(TypeError, match="tensor or a function"):
+        eg.eigsh("A", 3)
+    with pytest.raises(ValueError, match="B must have A's dtype and size"):
+        eg.eigsh(A, 3, B=torch.eye(300))
+    with pytest.raises(TypeError, match="float32, float64"):
+        eg.eigsh(A.to(torch.int64), 3)
+
+
+def test_the_gradient_says_if_its_equations_are_too_hard():
+    A = matrix_of([*torch.linspace(0, 1, 36).tolist(), *(2 + 1e-5 * torch.arange(4.0)).tolist()]).requires_grad_()
+    L, V = eg.eigsh(A, 2, max_iterations=1)
+    with pytest.raises(torch.linalg.LinAlgError, match="the gap behind the last pair is narrow"):
+        (V[0] * V[1]).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_minres_solves_indefinite_systems_with_their_own_shifts(dtype):
+    A, shifts = matrix_of(torch.linspace(-1, 1, 200), dtype), torch.tensor([0.005, 3.0, -0.4721], dtype=torch.float64)
+    right = torch.randn(200, 3, dtype=dtype, generator=torch.Generator().manual_seed(3))
+    right[:, 1] = 0
+    w, share = minres(lambda X: A @ X - X * shifts, right, 1.0, max_iterations=2000)
+    assert (share <= 1).all() and (w[:, 1] == 0).all()
+    for j, shift in enumerate(shifts):
+        exact = torch.linalg.solve(A - shift * torch.eye(200, dtype=dtype), right[:, j])
+        assert float((w[:, j] - exact).norm()) <= 1e-10 * float(exact.norm())

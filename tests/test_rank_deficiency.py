@@ -1,0 +1,163 @@
+"""Thresholds for small eigenvalues, lifted or dropped: values and gradients against arithmetic of many digits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+import pytest
+import torch
+from torch import Tensor
+
+import eigengrad as eg
+from eigengrad.testing import hermitian, relative_error
+
+N = 5
+RANKS = (0, 1, N - 1, N)
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "sqrtm": (eg.sqrtm, mpmath.sqrt, lambda x: 1 / (2 * mpmath.sqrt(x))),
+    "inv_sqrtm": (eg.inv_sqrtm, lambda x: 1 / mpmath.sqrt(x), lambda x: -(x ** mpmath.mpf(-1.5)) / 2),
+    "logm": (eg.logm, mpmath.log, lambda x: 1 / x),
+    "powm": (
+        lambda A, **how: eg.powm(A, -0.25, **how),
+        lambda x: x ** mpmath.mpf(-0.25),
+        lambda x: -(x ** mpmath.mpf(-1.25)) / 4,
+    ),
+    "matrix_function": (
+        lambda A, **how: eg.matrix_function(A, lambda x: 1 / x, lambda x, y: -1 / x / y, **how),
+        lambda x: 1 / x,
+        lambda x: -1 / x**2,
+    ),
+}
+
+
+def oracle(
+    A: Tensor,
+    G: Tensor,
+    f: Callable[[Any], Any],
+    slope: Callable[[Any], Any],
+    threshold: float,
+    below: str,
+    rtol: float,
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient; with ``rtol``, the threshold moves with the largest eigenvalue."""
+    with mpmath.workdps(80):
+        L, V = mpmath.eighe(mpmath.matrix(A.double().tolist()))
+        n, tau = len(L), mpmath.mpf(threshold)
+        lift = below == "lift"
+        low = [x <= tau if not lift else x < tau for x in L]
+        at = [tau if low[i] and lift else L[i] for i in range(n)]
+        values = [mpmath.mpf(0) if low[i] and not lift else f(at[i]) for i in range(n)]
+        B = V.T * mpmath.matrix(((G + G.T) / 2).double().tolist()) * V
+        W = mpmath.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                if low[i] and low[j]:
+                    continue
+                if abs(L[i] - L[j]) < mpmath.mpf(10) ** -40 * abs(L[n - 1]):
+                    W[i, j] = slope(L[i])
+                else:
+                    W[i, j] = (values[i] - values[j]) / (L[i] - L[j])
+        value = V * mpmath.diag(values) * V.T
+        H = mpmath.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                H[i, j] = W[i, j] * B[i, j]
+        if lift and rtol:
+            H[n - 1, n - 1] += rtol * slope(tau) * sum(B[i, i] for i in range(n) if low[i])
+        gradient = V * H * V.T
+        as_tensor = lambda M: torch.tensor([[float(x) for x in row] for row in M.tolist()], dtype=torch.float64)  # noqa: E731
+        return as_tensor(value), as_tensor(gradient)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_against_many_digits(
+    dtype: torch.dtype, name: str, rank: int, scale: float, generator: torch.Generator
+) -> None:
+    if name == "matrix_function" and dtype == torch.float32 and scale != 1:
+        pytest.skip("the square of its argument has no number in single precision")
+    function, f, slope = FUNCTIONS[name]
+    L = torch.cat([torch.zeros(N - rank), torch.tensor([1.0, 1.0, 2.0, 3.0, 5.0])[N - rank :]]).double() * scale
+    A = hermitian(L, dtype=dtype, generator=generator)
+    G = torch.randn(N, N, dtype=dtype, generator=generator)
+    for below in ("lift", "drop"):
+        for how in ({"floor": 1e-3 * scale}, {"rtol": 1e-3}, {"floor": torch.tensor(0.7 * scale), "rtol": 1e-3}):
+            if rank == 0 and "floor" not in how and below == "lift":
+                continue  # a zero matrix has no scale
+            largest = max(float(torch.linalg.eigvalsh(A.double())[-1]), 0.0)
+            floor = how.get("floor", 0.0)
+            threshold = max(float(torch.as_tensor(floor, dtype=dtype)), how.get("rtol", 0.0) * largest)
+            relative = how.get("rtol", 0.0) if "floor" not in how else 0.0
+            value, gradient = oracle(A, G, f, slope, threshold, below, relative)
+            B = A.clone().requires_grad_()
+            found = function(B, below=below, **how)
+            found_gradient = torch.autograd.grad(found, B, G)[0]
+            eps = torch.finfo(dtype).eps
+            for ours, right in ((found, value), (found_gradient, gradient)):
+                if not right.any():
+                    assert not ours.any()
+                elif torch.finfo(dtype).tiny / eps < right.abs().max() < 1e-3 * torch.finfo(dtype).max:
+                    size = right.abs().max()
+                    assert relative_error(ours.double() / size, right / size) < 4e3 * eps, (below, how)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("below", ["lift", "drop"])
+def test_derivatives_of_both_orders(below: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """At ties above and below the threshold, with a threshold that is learned and one that follows the matrix."""
+    ascending = torch.tensor([0.1, 0.1, 0.3, 1.0, 1.0, 2.0]).double()
+    A = hermitian(ascending, dtype=dtype, generator=generator).requires_grad_()
+    floor = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def symmetric(A: Tensor) -> Tensor:
+        return (A + A.mH) / 2
+
+    for function in (eg.sqrtm, eg.logm):
+
+        def by_floor(A: Tensor, floor: Tensor, function: Callable[..., Tensor] = function) -> Tensor:
+            return function(symmetric(A), floor=floor, below=below)
+
+        def by_rtol(A: Tensor, function: Callable[..., Tensor] = function) -> Tensor:
+            return function(symmetric(A), rtol=0.25, below=below)
+
+        assert torch.autograd.gradcheck(by_floor, (A, floor), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(by_floor, (A, floor))
+        assert torch.autograd.gradcheck(by_rtol, (A,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(by_rtol, (A,))
+
+
+def test_batches_and_transforms(generator: torch.Generator) -> None:
+    A = torch.stack([hermitian(torch.tensor([0.0, 1.0, 2.0 + i]).double(), generator=generator) for i in range(4)])
+    floor = torch.tensor([0.1, 0.5, 1.5, 0.2], dtype=torch.float64)
+    one_by_one = torch.stack([eg.logm(a, floor=f.item()) for a, f in zip(A, floor, strict=True)])
+    torch.testing.assert_close(eg.logm(A, floor=floor), one_by_one)
+    mapped = torch.func.vmap(lambda a, f: eg.logm(a, floor=f))(A, floor)
+    torch.testing.assert_close(mapped, one_by_one)
+    hessian = torch.func.vmap(torch.func.hessian(lambda a: eg.powm(a, 0.3, rtol=0.1).sum()))(A)
+    assert hessian.shape == (4, 3, 3, 3, 3) and hessian.isfinite().all()
+    assert eg.logm(A[:0], rtol=0.1).shape == (0, 3, 3)
+    assert eg.sqrtm(torch.zeros(2, 0, 0), rtol=0.1).shape == (2, 0, 0)
+    assert not eg.logm(torch.zeros(3, 3), rtol=0.1, below="drop").any()
+
+
+def test_without_thresholds_a_singular_matrix_is_what_the_scalar_is() -> None:
+    A = torch.tensor([1.0, 0.0]).diag()
+    assert not eg.powm(A, -0.25).isfinite().all()
+    assert not eg.logm(A).isfinite().all()
+
+
+def test_errors() -> None:
+    A = torch.eye(2).expand(3, 2, 2)
+    for function in (eg.sqrtm, eg.inv_sqrtm, eg.logm, lambda A, **how: eg.powm(A, 3, **how)):
+        with pytest.raises(ValueError, match="floor must not be negative, got -1"):
+            function(A, floor=-1)
+        with pytest.raises(ValueError, match="rtol must not be negative, got nan"):
+            function(A, rtol=float("nan"))
+        with pytest.raises(TypeError, match="rtol must be a number, got '1'"):
+            function(A, rtol="1")
+        with pytest.raises(ValueError, match="below must be 'lift' or 'drop', got 'clip'"):
+            function(A, below="clip")
+        with pytest.raises(ValueError, match=r"broadcasts to the batch \(3,\), got \(2,\)"):
+            function(A, floor=torch.ones(2))

@@ -1,0 +1,249 @@
+"""The geometry of positive definite matrices, against mpmath, closed forms and finite differences."""
+
+import mpmath
+import pytest
+import torch
+
+import eigengrad as eg
+from oracle import _exact, _rounded
+
+PAIRS = {
+    "geometric_mean": eg.spd.geometric_mean,
+    "geometric_mean, t = 0.3": lambda A, B: eg.spd.geometric_mean(A, B, 0.3),
+    "optimal_transport_map": eg.spd.optimal_transport_map,
+    "log_map": eg.spd.log_map,
+    "bures_distance": lambda A, B: eg.spd.bures_distance(A, B, squared=True),
+    "affine_invariant_distance": lambda A, B: eg.spd.affine_invariant_distance(A, B, squared=True),
+    "log_euclidean_distance": lambda A, B: eg.spd.log_euclidean_distance(A, B, squared=True),
+}
+
+
+def hermitian(X):
+    return (X + X.mH) / 2
+
+
+def definite(*shape, dtype=torch.float64, seed=0):
+    X = torch.randn(*shape, shape[-1], dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return X @ X.mH + 0.3 * torch.eye(shape[-1], dtype=dtype)
+
+
+def of_rank(n, rank, dtype=torch.float64, seed=1):
+    X = torch.randn(n, rank, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return X @ X.mH
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def many_digits(name, A, B):
+    """The functions by eigenvectors, in many digits."""
+
+    def of(X, f):
+        L, V = mpmath.eigsy(X) if not B.is_complex() else mpmath.eighe(X)
+        return V * mpmath.diag([f(x) for x in L]) * V.H
+
+    with mpmath.workdps(60):
+        A_, B_ = _exact(A), _exact(B)
+        root, inverse = of(A_, mpmath.sqrt), of(A_, lambda x: 1 / mpmath.sqrt(x))
+        middle, product = inverse * B_ * inverse, root * B_ * root
+        clip = lambda x: mpmath.sqrt(max(x, 0))  # noqa: E731 (a semidefinite B, as it was rounded)
+        trace = lambda X: sum(mpmath.re(X[i, i]) for i in range(X.rows))  # noqa: E731
+        value = {
+            "geometric_mean": lambda: root * of(middle, clip) * root,
+            "geometric_mean, t = 0.3": lambda: root * of(middle, lambda x: x ** mpmath.mpf(0.3)) * root,
+            "optimal_transport_map": lambda: inverse * of(product, clip) * inverse,
+            "log_map": lambda: root * of(middle, mpmath.log) * root,
+            "bures_distance": lambda: trace(A_) + trace(B_) - 2 * trace(of(product, clip)),
+            "affine_invariant_distance": lambda: trace(of(middle, lambda x: mpmath.log(x) ** 2)),
+            "log_euclidean_distance": lambda: trace((of(A_, mpmath.log) - of(B_, mpmath.log)) ** 2),
+        }[name]()
+        return _rounded(value, A.is_complex()) if isinstance(value, mpmath.matrix) else torch.tensor(float(mpmath.re(value)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("name", PAIRS)
+def test_values_in_many_digits(name, dtype):
+    A, B = definite(5, dtype=dtype), definite(5, dtype=dtype, seed=1)
+    assert relative(PAIRS[name](A, B), many_digits(name, A, B)) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("at", ["general", "equal", "identity"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_first_and_second_derivatives(name, at, dtype):
+    A = torch.eye(4, dtype=dtype) if at == "identity" else definite(4, dtype=dtype)
+    B = definite(4, dtype=dtype, seed=1) if at == "general" else A.clone()
+    arguments = A.requires_grad_(), B.requires_grad_()
+    function = lambda A, B: PAIRS[name](hermitian(A), hermitian(B))  # noqa: E731
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_first_and_second_derivatives_of_the_rest(dtype):
+    generator = torch.Generator().manual_seed(3)
+    A, B = definite(4, dtype=dtype).requires_grad_(), definite(4, dtype=dtype, seed=1).requires_grad_()
+    C, m, k = (torch.randn(*shape, dtype=dtype, generator=generator).requires_grad_() for shape in ((4, 4), (4,), (4,)))
+    t = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    h = hermitian
+    for function, arguments in (
+        (lambda A, S: eg.spd.exp_map(h(A), h(S) / 3), (A, C)),
+        (lambda S, A, B: eg.spd.parallel_transport(h(S), h(A), h(B)), (C, A, B)),
+        (lambda A, C: eg.spd.lyapunov(h(A), C), (A, C)),
+        (lambda A, B, C: eg.spd.sylvester(h(A), h(B), C), (A, B, C)),
+        (lambda m, A, k, B: eg.spd.frechet_distance(m, h(A), k, h(B)), (m, A, k, B)),
+        (lambda A, B, t: eg.spd.geometric_mean(h(A), h(B), t), (A, B, t)),
+    ):
+        assert torch.autograd.gradcheck(function, arguments, fast_mode=True, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_scales_and_commuting_matrices(scale):
+    Q = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]
+    a, b = torch.tensor([1.0, 1, 2, 3, 3, 9]).double() * scale, torch.tensor([4.0, 4, 2, 1, 5, 0.1]).double() * scale
+    A, B = hermitian((Q * a) @ Q.mT).requires_grad_(), hermitian((Q * b) @ Q.mT).requires_grad_()
+    spd = eg.spd
+    matrix = lambda x: (Q * x) @ Q.mT  # noqa: E731
+    for value, expected in (
+        (spd.bures_distance(A, B), (a.sqrt() - b.sqrt()).norm()),
+        (spd.bures_distance(A, A), torch.tensor(0.0)),
+        (spd.affine_invariant_distance(A, B), (a / b).log().norm()),
+        (spd.log_euclidean_distance(A, B), (a / b).log().norm()),
+        (spd.geometric_mean(A, B), matrix((a * b).sqrt())),
+        (spd.optimal_transport_map(A, B), matrix((b / a).sqrt())),
+        (spd.log_map(A, B), matrix(a * (b / a).log())),
+        (spd.exp_map(A, B), matrix(a * (b / a).exp())),
+        (spd.parallel_transport(A, A, B), B),
+        (spd.lyapunov(A, B), matrix(b / a / 2)),
+        (spd.karcher_mean(torch.stack([A, B])), matrix((a * b).sqrt())),
+        (spd.bures_barycenter(torch.stack([A, B])), matrix((a.sqrt() + b.sqrt()) ** 2 / 4)),
+    ):
+        assert float((value - expected).detach().norm()) <= 1e-12 * float(expected.detach().norm() or A.detach().norm().sqrt())
+    (g,) = torch.autograd.grad(spd.bures_distance(A, B, squared=True), A)
+    assert relative(g, matrix(1 - (b / a).sqrt())) < 1e-12
+    (g,) = torch.autograd.grad(spd.affine_invariant_distance(A, B, squared=True), B)
+    assert relative(g, matrix(2 * (b / a).log() / b)) < 1e-12
+
+
+def test_distances_of_equal_matrices_are_zero_with_zero_gradients():
+    for A in (torch.eye(5).double(), definite(5), of_rank(5, 2), torch.zeros(5, 5).double()):
+        X = A.clone().requires_grad_()
+        d = eg.spd.bures_distance(X, A)
+        assert float(d.detach()) <= 1e-14 * float(A.norm() ** 0.5)
+        (g,) = torch.autograd.grad(d, X)
+        assert g.isfinite().all()
+    X = torch.eye(5).double().requires_grad_()
+    for distance in (eg.spd.bures_distance, eg.spd.affine_invariant_distance, eg.spd.log_euclidean_distance):
+        assert float(distance(X, X.detach())) == 0
+        assert (torch.autograd.grad(distance(X, X.detach()), X)[0] == 0).all()
+    near = definite(5) + 1e-9 * (tangent := hermitian(torch.randn(5, 5).double()))
+    S = eg.sqrtm(definite(5))
+    exact = 1e-9 * float((S @ eg.spd.lyapunov(definite(5), tangent)).norm())  # d^2 = tr(X A X), A X + X A = dA
+    assert abs(float(eg.spd.bures_distance(near, definite(5))) / exact - 1) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("rank", range(6))
+def test_one_matrix_of_any_rank(rank, dtype):
+    """Of a singular B, the gradient in A, and the one in a factor of B, by finite differences."""
+    X = torch.randn(5, rank, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    A = definite(5, dtype=dtype).requires_grad_()
+    assert relative(eg.spd.bures_distance(A, X @ X.mH, squared=True), many_digits("bures_distance", A, X @ X.mH)) < 1e-7
+    m = torch.zeros(5, dtype=dtype)
+    for function in (
+        lambda A, X: eg.spd.bures_distance(hermitian(A), X @ X.mH),
+        lambda A, X: eg.spd.bures_distance(X @ X.mH, hermitian(A), squared=True),
+        lambda A, X: eg.spd.frechet_distance(m, hermitian(A), m, X @ X.mH),
+        lambda A, X: eg.spd.frechet_distance(m, X @ X.mH, m, hermitian(A)),
+    ):
+        assert torch.autograd.gradcheck(function, (A, X), fast_mode=True, atol=1e-6)
+    B = (X @ X.mH).detach()
+    assert torch.autograd.gradcheck(lambda A: eg.spd.optimal_transport_map(hermitian(A), B), A, fast_mode=True)
+
+
+def test_gradient_of_fid_with_fewer_samples_than_features():
+    images, real = (torch.randn(6, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    images.requires_grad_()
+
+    def fid(images, real):
+        return eg.spd.frechet_distance(images.mean(0), images.mT.cov(), real.mean(0), real.mT.cov())
+
+    assert torch.autograd.gradcheck(lambda X: fid(X, real), images, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [300, 200])
+def test_frechet_distance_of_large_matrices(rank):
+    A, B, m = of_rank(300, rank) / 300, definite(300, seed=1) / 300, torch.zeros(300, dtype=torch.float64)
+    X = A.clone().requires_grad_()
+    squared = eg.spd.bures_distance(X, B, squared=True)
+    value = eg.spd.frechet_distance(m, X, m, B)
+    assert relative(value, squared) < 1e-7 and relative(eg.spd.frechet_distance(m, A, m, B), squared) < 1e-7
+    G = torch.randn(300, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # A's factor
+    ours, other = (torch.autograd.grad(d, X)[0] @ G for d in (value, squared))
+    assert relative(ours, other) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_means_solve_their_equation_and_have_two_derivatives(mean, dtype):
+    A = definite(7, 3, dtype=dtype)
+    w = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    M = mean(A, w)
+    if mean is eg.spd.karcher_mean:
+        residual = (w[:, None, None] * eg.spd.log_map(M, A)).sum(0) / w.sum()
+    else:
+        residual = (w[:, None, None] * eg.spd.optimal_transport_map(M, A)).sum(0) / w.sum() - torch.eye(3)
+    assert float(residual.norm()) < 1e-13 * float(A.abs().amax())
+    arguments = A[:4].clone().requires_grad_(), w[:4].clone().requires_grad_()
+    function = lambda A, w: mean(hermitian(A), w)  # noqa: E731
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+    batch = torch.stack([A[:4], 1e-3 * A[3:]])
+    assert torch.allclose(mean(batch)[1], mean(1e-3 * A[3:]), atol=1e-15)
+
+
+def test_mean_of_equal_matrices():
+    A = definite(4).requires_grad_()
+    for mean in (eg.spd.karcher_mean, eg.spd.bures_barycenter):
+        M = mean(A.expand(3, 4, 4))
+        assert relative(M, A) < 1e-14
+        assert relative(torch.autograd.grad(M.trace(), A)[0], torch.eye(4)) < 1e-12
+
+
+def test_transforms_and_empty_batches():
+    A, B = definite(3, 4), definite(3, 4, seed=1)
+    for function in PAIRS.values():
+        expected = function(A, B)
+        assert torch.allclose(torch.vmap(function)(A, B), expected)
+        assert torch.allclose(function(A[:, None], B)[1, 2], function(A[1], B[2]))
+        assert function(A[:0], B[:0]).shape == expected[:0].shape
+        assert function(A[0, :0, :0], B[0, :0, :0]).numel() in (0, 1)
+        gradient = torch.func.grad(lambda A, B: function(A, B).sum())  # noqa: B023
+        assert torch.allclose(torch.vmap(gradient)(A, B)[2], gradient(A[2], B[2]))
+        assert function(A.float(), B.float()).dtype == torch.float32
+
+
+def test_bad_input_is_named():
+    A = definite(4)
+    with pytest.raises(ValueError, match="B must have the dtype and size of A"):
+        eg.spd.bures_distance(A, definite(3))
+    with pytest.raises(ValueError, match="mean2 must be vectors"):
+        eg.spd.frechet_distance(A[0], A, A[0, :3], A)
+    with pytest.raises(ValueError, match=r"C must be \(\*, 4, 4\)"):
+        eg.spd.lyapunov(A, A[:3])
+    with pytest.raises(TypeError, match="of one dtype"):
+        eg.spd.sylvester(A, A, A.float())
+    with pytest.raises(ValueError, match="at least one matrix"):
+        eg.spd.karcher_mean(A)
+    with pytest.raises(ValueError, match="weights must have shape"):
+        eg.spd.karcher_mean(definite(2, 4), torch.ones(3))
+    with pytest.raises(ValueError, match="weights must be positive"):
+        eg.spd.karcher_mean(definite(2, 4), torch.tensor([1.0, 0.0]))
+    with pytest.raises(torch.linalg.LinAlgError, match="no convergence in max_iterations = 1"):
+        eg.spd.karcher_mean(definite(3, 4), max_iterations=1)
+    with pytest.raises(torch.linalg.LinAlgError):
+        eg.spd.geometric_mean(-A, A)
+    with pytest.raises(TypeError, match="base must be a tensor"):
+        eg.spd.log_map("A", A)
