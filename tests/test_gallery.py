@@ -40,6 +40,7 @@ ENDS: dict[str, Callable[[Names], bool]] = {
     "statistics/bures_barycentres.py": lambda end: end["losses"][-1] < 1e-5,
     "statistics/deep_cca.py": lambda end: end["deep"] > end["linear"] + 0.2,
     "statistics/frechet_loss.py": lambda end: end["losses"][-1] < 0.1 * end["losses"][0],
+    "statistics/graph_positions.py": lambda end: end["curve"][-1] > 2 * end["curve"][0],
     "statistics/spectral_clustering.py": lambda end: end["curve"][-1] < 0.1 * end["curve"][0],
     "vision/colour_transfer.py": lambda end: end["after"] < 0.2 * end["before"],
     "vision/pca_denoising.py": lambda end: end["psnr"](end["learned"]) > end["psnr"](end["plain"]),
