@@ -89,3 +89,10 @@ def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:
         "a.html links to c.html, which is not there",
         "a.html loads https://x.org/p.png",
     ]
+
+
+def test_exit_codes_are_those_of_the_command() -> None:
+    parser = pytest.importorskip("eigengrad_lab.cli.parser")
+    page = (DOCS / "laboratory-runs.md").read_text()
+    for code, meaning in parser.EXIT_CODES.items():
+        assert f"| {code} | {meaning.replace('--hours', '`--hours`').replace('of train', 'of `train`')} |" in page
