@@ -33,6 +33,7 @@ lint: $(VENV)/.test
 # The site, from a fresh clone, with every example run: docs/_build/index.html.
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+	$(VENV)/bin/python docs/sitekit/links.py docs/_build
 
 # A release without the upload: builds, checks, and installs from an index on this machine.
 rehearsal: $(VENV)/.release
@@ -50,6 +51,7 @@ benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python -m benchmarks.training_step
 	$(VENV)/bin/python -m benchmarks.throughput
 	$(VENV)/bin/python -m benchmarks.accuracy
+	$(VENV)/bin/python -m benchmarks.evaluation --reduced
 	for dtype in float32 float64; do for threads in 1 2; do \
 		$(VENV)/bin/python -m benchmarks.native $$dtype $$threads || exit 1; done; done
 	$(VENV)/bin/python -m benchmarks.native
@@ -65,10 +67,11 @@ $(VENV)/.test: $(VENV)/.lab
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.lab
-	$(INSTALL) --editable '.[docs]'
-	@touch $@
+# What an extra names, without building the kernel again.
+REQUIREMENTS = import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	print(*(name for name in extras['$*'] if not name.startswith('eigengrad')), sep='\n')
 
-$(VENV)/.release: $(VENV)/.lab
-	$(INSTALL) --editable '.[release]'
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
+	$(VENV)/bin/python -c "$(REQUIREMENTS)" > $@.txt
+	$(INSTALL) --requirement $@.txt
 	@touch $@
