@@ -347,7 +347,7 @@ def test_own_data(
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md", "REPRODUCTION.md"])
+@pytest.mark.parametrize("page", ["docs/laboratory.md", "REPRODUCTION.md"])
 def test_every_command_of_the_pages_is_understood(page: str) -> None:
     """No flag or name in them that there is not."""
     text = (EXAMPLES.parent / page).read_text()
