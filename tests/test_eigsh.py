@@ -132,6 +132,11 @@ def test_more_copies_than_a_block_has_columns_are_found():
         eg.eigsh(matrix_of([*torch.linspace(0, 1, 290).tolist(), *[2.0] * 10]), 3)
 
 
+def test_copies_that_a_krylov_space_of_the_block_misses():
+    spectrum = [*torch.linspace(0, 0.1, 294).tolist(), 1.9, *[2.0] * 5]
+    assert torch.allclose(eg.eigsh(matrix_of(spectrum), 5).eigenvalues, torch.full((5,), 2.0, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("n", [30, 500])
 def test_a_multiplet_cut_is_said(n):
     A = with_multiplets(n)

@@ -50,7 +50,7 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
 
     Returns:
         Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient
-        is that for a factor of the matrix, or for moves that keep its range, which is zero between null vectors.
+        is that for a factor of the matrix, or for moves that keep its range; between null vectors it means nothing.
 
     Shape:
         ``(*, n, n)`` each, to ``(*)``; batches broadcast.
