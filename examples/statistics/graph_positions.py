@@ -29,7 +29,7 @@ def laplacian(weights: Tensor) -> Tensor:
     nodes = torch.arange(n)
     rows, columns = torch.cat([i, j, nodes]), torch.cat([j, i, nodes])
     values = torch.cat([-weights, -weights, degree])
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (n, n)).coalesce()
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, (n, n), check_invariants=False).coalesce()
 
 
 # %%
