@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import eigengrad as eg
 from benchmarks.timing import RESULTS, provenance, write
 from eigengrad.nn.functional import denoising
-from eigengrad.nn.functional.batch_statistics import RELATIVE_EPS, SHRINKAGE
+from eigengrad.nn.functional.batch_statistics import MOMENTUM, RELATIVE_EPS, SHRINKAGE
 from eigengrad_lab.config import CHANNELS
 from eigengrad_lab.data import ImageData, draw_crops, load
 from eigengrad_lab.models import BasicBlock, ResNet
@@ -36,6 +36,7 @@ from eigengrad_lab.paper_whitening import PaperWhitening
 
 FILE = RESULTS / "evaluation.json"
 SEEDS = (0, 1, 2)
+MOMENTUM_OF = {"whitening": MOMENTUM, "denoising": 0.1}
 MOMENTA = (0.1, 0.25, 0.5)
 """Windows that are evaluated in every training."""
 IMAGES, TEST_IMAGES = {False: 4000, True: 2000}, 1000
@@ -46,6 +47,15 @@ EPOCHS = {"digits mlp": (6, 2), "digits": (6, 2), "cifar10": (4, 2)}
 DEFAULTS = (RELATIVE_EPS, SHRINKAGE)
 VARIATIONS = [(0.0, 0.0), (1e-2, 0.0), (1e-1, 0.0), *((r, "auto") for r in (0.0, 1e-3, 1e-2, 3e-2, 2e-1))]
 """Of the relative eps and of shrinkage, beside the defaults."""
+HEADING = """# Evaluation of the layers
+
+Test error in percent at every epoch, means over the seeds: `batch` with the batch's own statistics in all layers of the
+network, `running` with running ones. `excess` is what `running` costs over `batch` beyond BatchNorm's own gap in the
+same network and epoch; at or below zero the layer evaluates as well as BatchNorm does. Where it is above, at the high
+learning rate, running statistics lag behind the weights: a first convolution leaves most of 64 channels without a
+variance of their own, and what the weights' next step moves there meets the floor's amplification. A shorter window and
+a higher floor shrink it, and it is gone once the learning rate has come down.
+"""
 RULES = {"PowerIteration(19)": eg.PowerIteration(19), "Lorentzian()": eg.Lorentzian()}
 
 
@@ -156,6 +166,8 @@ class Windows:
 
     def networks(self, network: nn.Module) -> Iterator[tuple[float, nn.Module]]:
         """The network with each momentum's estimates."""
+        if not self.layers:
+            return
         for m, estimates in self.other.items():
             copied = copy.deepcopy(network)
             layers = [layer for layer in copied.modules() if hasattr(layer, "running_covariance")]
@@ -182,7 +194,8 @@ def error(network: nn.Module, data: ImageData, prepare: Callable[[Tensor], Tenso
 def train(row: Row, data: ImageData) -> list[dict[str, float]]:
     """Errors of each epoch, in percent."""
     torch.manual_seed(row.seed)
-    denoising.ACROSS_THE_CUT = RULES[row.rule or "PowerIteration(19)"]
+    if row.rule is not None:
+        denoising.ACROSS_THE_CUT = RULES[row.rule]
     network, generator = build(row, data), torch.Generator().manual_seed(row.seed)
     windows, (mean, std) = Windows(network), data.moments()
     optimizer = torch.optim.SGD(network.parameters(), lr=HIGH, momentum=0.9, weight_decay=5e-4)
@@ -209,15 +222,23 @@ def train(row: Row, data: ImageData) -> list[dict[str, float]]:
             optimizer.step()
             windows.step(before)
             losses.append(loss.item())
-        figures = {
-            "loss": statistics.mean(losses),
-            "running": error(network, data, prepare, None),
-            "batch": error(network, data, prepare, row.batch),
-        }
+        figures = {"loss": statistics.mean(losses), "batch": error(network, data, prepare, row.batch)}
+        if not windows.layers:
+            figures["running"] = error(network, data, prepare, None)
         for m, other in windows.networks(network):
-            figures[f"running, momentum {m:g}"] = error(other, data, prepare, None)
+            figures[running(m)] = error(other, data, prepare, None)
         measured.append({name: round(value, 4) for name, value in figures.items()})
     return measured
+
+
+def running(momentum: float) -> str:
+    """Name of the figure for a window."""
+    return f"running, momentum {momentum:g}"
+
+
+def evaluated(row: Row, figures: dict[str, list[float]]) -> list[float]:
+    """Test errors with the running statistics that the row's layer has by default."""
+    return figures["running" if row.layer in ("batchnorm", "paper") else running(MOMENTUM_OF[row.layer])]
 
 
 def measure(until: float, reduced: bool) -> dict[str, list[dict[str, float]]]:
@@ -238,12 +259,8 @@ def measure(until: float, reduced: bool) -> dict[str, list[dict[str, float]]]:
         started = time.monotonic()
         measured[row.key] = train(row, sets[name])
         write(FILE, json.dumps({"provenance": provenance("evaluation"), "rows": measured}, indent=1) + "\n")
-        last = measured[row.key][-1]
-        print(
-            f"{index + 1}/{len(missing)} {row.key}: running {last['running']:.1f}, batch {last['batch']:.1f} "
-            f"({time.monotonic() - started:.0f} s)",
-            flush=True,
-        )
+        last = {name: values[-1] for name, values in mean_of_seeds({row.key: measured[row.key]}, row).items()}
+        print(f"{index + 1}/{len(missing)} {row.key} ({time.monotonic() - started:.0f} s): {last}", flush=True)
     return measured
 
 
@@ -252,11 +269,11 @@ def stored() -> dict[str, list[dict[str, float]]]:
     return json.loads(FILE.read_text())["rows"] if FILE.exists() else {}
 
 
-def mean_of_seeds(measured: dict[str, list[dict[str, float]]], row: Row) -> dict[str, list[float]] | None:
+def mean_of_seeds(measured: dict[str, list[dict[str, float]]], row: Row) -> dict[str, list[float]]:
     """Each figure's means over the seeds that are there, epoch by epoch."""
     found = [measured[key] for seed in SEEDS if (key := replace(row, seed=seed).key) in measured]
     if not found:
-        return None
+        return {}
     return {
         name: [statistics.mean(run[epoch][name] for run in found) for epoch in range(len(found[0]))]
         for name in found[0][0]
@@ -268,22 +285,18 @@ def table(measured: dict[str, list[dict[str, float]]], reduced: bool) -> list[st
     lines = []
     for row in {row: None for row in rows(reduced) if row.seed == SEEDS[0]}:
         figures = mean_of_seeds(measured, row)
-        if figures is None:
+        if not figures:
             continue
-        plain = mean_of_seeds(measured, Row(row.network, row.batch, SEEDS[0], "batchnorm", images=row.images)) or {}
+        plain = mean_of_seeds(measured, Row(row.network, row.batch, SEEDS[0], "batchnorm", images=row.images))
         title = ", ".join(text for text in row.key.split(", ") if not text.startswith("seed"))
         lines.append(f"{title} ({figures['seeds'][0]} seeds)")
         for name, values in figures.items():
-            if name != "seeds" and not (row.layer in ("batchnorm", "paper") and "momentum" in name):
+            if name != "seeds":
                 lines.append(f"    {name:24}" + "".join(f"{value:8.2f}" for value in values))
-        if plain and row.layer != "batchnorm":
-            excess = [
-                r - b - max(pr - pb, 0.0)
-                for r, b, pr, pb in zip(
-                    figures["running"], figures["batch"], plain["running"], plain["batch"], strict=True
-                )
-            ]
-            lines.append(f"    {'excess':24}" + "".join(f"{value:8.2f}" for value in excess))
+        if plain and row.layer == "whitening":
+            own = (max(r - b, 0.0) for r, b in zip(plain["running"], plain["batch"], strict=True))
+            gaps = zip(evaluated(row, figures), figures["batch"], own, strict=True)
+            lines.append(f"    {'excess':24}" + "".join(f"{r - b - gap:8.2f}" for r, b, gap in gaps))
     return lines
 
 
@@ -295,7 +308,9 @@ def main() -> None:
     parser.add_argument("--reduced", action="store_true", help="with fewer images of CIFAR-10")
     options = parser.parse_args()
     measured = stored() if options.table else measure(time.time() + 60 * options.minutes, options.reduced)
-    print("\n".join(table(measured, options.reduced)))
+    lines = table(measured, options.reduced)
+    print("\n".join(lines))
+    write(FILE.with_suffix(".md"), "\n".join([HEADING, "```", *lines, "```", ""]))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
     cotangent = torch.randn(x.shape, generator=generator)
 
     layers = {
-        (label, d): eg.nn.ZCAWhitening(64, group_size=d, gradient=gradient)
+        (label, d): eg.nn.ZCAWhitening(64, group_size=d, gradient=gradient, relative_eps=0.0, shrinkage=0.0)
         for d in (8, 64)
         for label, gradient in (("gradient=None", None), ("gradient=PowerIteration(19)", eg.PowerIteration(ITERATIONS)))
     }

@@ -1,6 +1,8 @@
 """Whitening put into networks in place of BatchNorm, folded into convolutions, and exported to ONNX."""
 
 import copy
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,113 @@ def test_convert_shared_layers() -> None:
     network = eg.nn.convert(nn.Sequential(shared, nn.ReLU(), shared))
     assert network[0] is network[2]
     assert isinstance(network[0], eg.nn.ZCAWhitening)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Normalisation and activation in one, as model zoos have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.Hardswish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+class Renamed(nn.BatchNorm2d):
+    """A subclass whose forward is its base's."""
+
+
+def mobile(channels: int) -> nn.Module:
+    """An inverted residual's body: expansion, depthwise convolution, projection."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 4 * channels, 1, bias=False),
+        NormAct(4 * channels),
+        nn.Conv2d(4 * channels, 4 * channels, 3, padding=1, groups=4 * channels, bias=False),
+        NormAct(4 * channels),
+        nn.Conv2d(4 * channels, channels, 1, bias=False),
+        Renamed(channels, eps=1e-3),
+    )
+
+
+def varied(network: nn.Module, x: Tensor) -> nn.Module:
+    """With statistics and parameters of its own, channels of very different variances and a dead one among them."""
+    generator = torch.Generator().manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+        if isinstance(module, nn.Conv2d):
+            with torch.no_grad():
+                module.weight[::3] *= 1e-2
+                module.weight[-1] = 0.0
+    for _ in range(20):
+        network(x)
+    return network.eval()
+
+
+@pytest.mark.parametrize("layer", ["zca", "pca"])
+def test_convert_a_model_of_a_zoo(layer: str) -> None:
+    """Classes with a forward of their own are left alone and named, or follow a rule; evaluation stays what it was."""
+    network, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), mobile(8), mobile(8)), draw(8, 3, 9, 9)
+    expected = varied(network, x)(x)
+    options = {"energy": 1.0} if layer == "pca" else {"group_size": 4}
+    with pytest.warns(UserWarning, match=r"not converted: 2\.1 \(NormAct\), 2\.3 \(NormAct\), 3\.1 .*rules="):
+        converted = eg.nn.convert(copy.deepcopy(network), layer=layer, **options)
+    assert sum(isinstance(m, NormAct) for m in converted.modules()) == 4
+    assert sum(isinstance(m, eg.nn.ZCAWhitening | eg.nn.PCADenoising) for m in converted.modules()) == 3
+    torch.testing.assert_close(converted(x), expected, rtol=1e-4, atol=1e-4)
+    rules = {NormAct: lambda old, new: nn.Sequential(new, old.act)}
+    converted = eg.nn.convert(copy.deepcopy(network), layer=layer, rules=rules, **options)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
+    torch.testing.assert_close(converted(x), expected, rtol=1e-4, atol=1e-4)
+    assert not any(m.training for m in converted.modules())
+
+
+def test_convert_keeps_objects_hooks_and_flags() -> None:
+    """Tied weights stay tied, optimisers keep their parameters, and handles of hooks still remove them."""
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    second.weight = first.weight
+    calls: list[str] = []
+    handle = first.register_forward_hook(lambda *_: calls.append("forward"))
+    first.register_full_backward_hook(lambda *_: calls.append("backward"))
+    network, weight = nn.Sequential(first, second), first.weight
+    network[1].eval()
+    converted = eg.nn.convert(network)
+    assert converted[0].weight is weight
+    assert converted[1].weight is weight
+    assert [m.training for m in converted] == [True, False]
+    x = draw(9, 4, 3, 3).requires_grad_()
+    converted(x).sum().backward()
+    assert calls == ["forward", "backward"]
+    handle.remove()
+    converted(x)
+    assert calls == ["forward", "backward"]
+
+
+def test_convert_frozen_and_uncounted_statistics() -> None:
+    norm = nn.BatchNorm2d(4)
+    norm(3 * draw(9, 4, 3, 3))
+    x = draw(5, 4, 3, 3)
+    frozen = copy.deepcopy(norm)
+    frozen.track_running_stats = False
+    for training in (True, False):
+        new = eg.nn.convert(copy.deepcopy(frozen).train(training), group_size=1)
+        torch.testing.assert_close(new(x), frozen.train(training)(x))
+        torch.testing.assert_close(new.running_mean, frozen.running_mean)
+    norm.num_batches_tracked = None
+    new = eg.nn.convert(copy.deepcopy(norm))
+    assert new.num_batches_tracked is None
+    torch.testing.assert_close(copy.deepcopy(new).eval()(x), copy.deepcopy(norm).eval()(x))
+    new(x), norm(x)
+    torch.testing.assert_close(new.running_mean, norm.running_mean)
+    assert eg.nn.convert(nn.BatchNorm2d(4, eps=0.0)).eps == 0.0
+
+
+def test_convert_leaves_computed_weights_alone() -> None:
+    norm = prune.l1_unstructured(nn.BatchNorm2d(4), "weight", 0.5)
+    with pytest.warns(UserWarning, match="not converted: the model"):
+        assert eg.nn.convert(norm) is norm
 
 
 def test_convert_errors() -> None:
@@ -222,6 +331,37 @@ def test_fold_a_network() -> None:
     torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
     left = [name for name, m in folded.named_modules() if isinstance(m, (eg.nn.ZCAWhitening, eg.nn.PCADenoising))]
     assert left == ["1.first"]
+
+
+def test_tracers() -> None:
+    """Of an evaluation network: TorchScript, its ONNX exporter, torch.fx; none of them meets a decomposition."""
+    for layer in (eg.nn.ZCAWhitening(8, group_size=3), eg.nn.PCADenoising(8, rank=3)):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.ReLU())
+        network(draw(30, 3, 6, 6))
+        x, other = draw(2, 3, 6, 6), draw(5, 3, 6, 6, seed=1)
+        expected = network.eval()(other)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(network, x)
+            file = io.BytesIO()
+            torch.onnx.export(network, (x,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+        assert "eigengrad::" not in str(traced.inlined_graph)
+        assert "linalg" not in str(traced.inlined_graph)
+        torch.testing.assert_close(traced(other), expected, rtol=1e-5, atol=1e-5)
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"x": other.numpy()})[0], expected.detach(), rtol=1e-4, atol=1e-5)
+        graph = torch.fx.symbolic_trace(network)
+        assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["0", "1", "2"]
+        torch.testing.assert_close(graph(other), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_channels_last_survives_compilation(training: bool) -> None:
+    for layer in (eg.nn.ZCAWhitening(8), eg.nn.ZCAWhitening(8, group_size=3), eg.nn.PCADenoising(8, rank=3)):
+        torch._dynamo.reset()
+        x = draw(6, 8, 5, 5).contiguous(memory_format=torch.channels_last)
+        y = torch.compile(layer.train(training), backend="aot_eager", fullgraph=True)(x)
+        assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "as it is"])

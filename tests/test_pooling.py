@@ -107,6 +107,48 @@ def test_transforms() -> None:
     assert layer(x[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 30), (2, 16, 40), (2, 8, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_newton_schulz(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Within a thousandth of the largest eigenvalue, null spaces included; gradients where there are none."""
+    x = draw(*shape, dtype=dtype).requires_grad_()
+    y, expected = eg.pool_covariance(x, solver="newton_schulz"), eg.pool_covariance(x)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-3 * expected.abs().max().item())
+    if shape[2] > shape[1]:
+        actual, wanted = (torch.autograd.grad((out**3).sum(), x)[0] for out in (y, expected))
+        torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
+
+
+def test_export_without_a_decomposition() -> None:
+    layer, x = eg.nn.CovariancePooling(solver="newton_schulz"), draw(3, 4, 5, 6, dtype=torch.float32)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert not any("linalg" in target or "eigengrad" in target for target in targets)
+    torch.testing.assert_close(program.module()(x[:2]), layer(x[:2]))
+    with pytest.raises(ValueError, match="newton_schulz' computes square roots"):
+        eg.nn.CovariancePooling("logm", solver="newton_schulz")
+    graph = torch.fx.symbolic_trace(torch.nn.Sequential(layer))
+    torch.testing.assert_close(graph(x), layer(x))
+
+
+@pytest.mark.parametrize("errors", ["raise", "skip"])
+def test_tokens_and_masks(errors: str) -> None:
+    """Samples of different lengths: as each alone; what is masked has no effect, even NaN, and no gradient."""
+    tokens = draw(3, 9, 4)
+    layer = eg.nn.CovariancePooling(dim=-1, errors=errors)
+    torch.testing.assert_close(layer(tokens), eg.nn.CovariancePooling()(tokens.mT))
+    lengths = torch.tensor([9, 6, 0])
+    mask = torch.arange(9) < lengths[:, None]
+    spoiled = torch.where(mask.unsqueeze(-1), tokens, torch.nan).requires_grad_()
+    y = layer(spoiled, mask)
+    torch.testing.assert_close(y[:2], torch.cat([layer(tokens[i : i + 1, :n]) for i, n in enumerate(lengths[:2])]))
+    y.sum().backward()
+    assert spoiled.grad is not None
+    assert spoiled.grad[~mask].eq(0).all()
+    with pytest.raises(ValueError, match=r"mask must be of bool, of shape \(3, 9\)"):
+        layer(tokens, mask[:, :8])
+
+
 def test_errors() -> None:
     for x in (draw(4, 3), draw(4, 0, 5), draw(4, 3, 0)):
         with pytest.raises(ValueError, match=r"x must be \(N, C, \*\)"):

@@ -44,7 +44,7 @@ def anew(layer: Layer, x: Tensor) -> Tensor:
 def test_a_black_batch_is_forgotten() -> None:
     """The variance in evaluation after 49 normal batches and one without variance: 119.7 by an average of matrices."""
     torch.manual_seed(0)
-    layer, norm = eg.nn.ZCAWhitening(8, affine=False), nn.BatchNorm2d(8, affine=False)
+    layer, norm = eg.nn.ZCAWhitening(8, momentum=0.1, affine=False), nn.BatchNorm2d(8, affine=False)
     paper = PaperWhitening(8, group_size=8, gradient=None, solver="auto")
     for step in range(50):
         x = torch.randn(4, 8, 8, 8) if step < 49 else torch.zeros(4, 8, 8, 8)

@@ -128,7 +128,7 @@ def test_state_dict_round_trip(generator: torch.Generator) -> None:
     torch.testing.assert_close(other.eval()(x), layer.eval()(x), rtol=0, atol=0)
     torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x), rtol=0, atol=0)
     assert repr(layer) == (
-        "ZCAWhitening(10, eps=0.0001, momentum=0.1, affine=True, bias=True, track_running_stats=True, group_size=3)"
+        "ZCAWhitening(10, eps=0.0001, momentum=0.25, affine=True, bias=True, track_running_stats=True, group_size=3)"
     )
 
 

@@ -220,7 +220,7 @@ def _dilation(linear: Any, i: int) -> int:
 
 
 def _rows(linear: Any) -> Tensor:
-    """The weight ``(channels, ...)``, a row for each output, those of a group of the convolution one after the other."""
+    """The weight ``(channels, ...)``, a row for each output, group of the convolution by group."""
     weight: Tensor = linear.weight.detach()
     if not isinstance(linear, Transposed):
         return weight

@@ -45,7 +45,7 @@ class Kept:
             estimate.device,
         ):
             return False
-        if estimate.device.type == "cpu":
+        if _at_hand(estimate):
             return torch.equal(self.estimate, estimate)
         return self._source is estimate and self._version is not None and self._version == _version(estimate)
 
@@ -80,6 +80,10 @@ def is_recorded() -> bool:
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return get_proxy_mode() is not None
+
+
+def _at_hand(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _version(tensor: Tensor) -> int | None:

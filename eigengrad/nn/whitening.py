@@ -8,7 +8,13 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.gradients import GradientRule, Unrolled
-from eigengrad.nn.functional.batch_statistics import RELATIVE_EPS, SHRINKAGE, AffineMap, check_group_size
+from eigengrad.nn.functional.batch_statistics import (
+    MOMENTUM,
+    RELATIVE_EPS,
+    SHRINKAGE,
+    AffineMap,
+    check_group_size,
+)
 from eigengrad.nn.functional.conditioning import check_relative_eps, check_shrinkage
 from eigengrad.nn.functional.distributed import Processes
 from eigengrad.nn.functional.whitening import check_method, evaluation_maps, whiten, whitening_matrix
@@ -29,7 +35,8 @@ class ZCAWhitening(Normalization):
     Args:
         num_features: number of channels C.
         eps: added to the diagonal of the covariance. The default is the paper's.
-        momentum: weight of a batch in the running estimates; ``None`` for the average of all batches so far.
+        momentum: weight of a batch in the running estimates; ``None`` for the average of all batches so far. The
+            default is measured: covariances want a shorter window than BatchNorm's variances while weights move fast.
         affine: learn a scale and an offset for each channel.
         track_running_stats: keep running estimates for evaluation. Without them, evaluation uses the batch's moments.
         device: where parameters and buffers are made.
@@ -76,7 +83,7 @@ class ZCAWhitening(Normalization):
         self,
         num_features: int,
         eps: float = 1e-4,
-        momentum: float | None = 0.1,
+        momentum: float | None = MOMENTUM,
         affine: bool = True,
         track_running_stats: bool = True,
         device: torch.device | str | None = None,

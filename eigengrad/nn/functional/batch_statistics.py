@@ -17,6 +17,7 @@ from eigengrad.nn.functional.moments import affine, full_precision, moments
 
 __all__ = [
     "GROUP_SIZE",
+    "MOMENTUM",
     "RELATIVE_EPS",
     "SHRINKAGE",
     "AffineMap",
@@ -36,6 +37,9 @@ RELATIVE_EPS = 0.1
 """Share of the mean variance that is added to the covariance, unless it is given."""
 SHRINKAGE = "auto"
 """Of the covariance toward its diagonal, likewise."""
+MOMENTUM = 0.25
+"""Of running covariances, likewise: a shorter window than BatchNorm's lags less behind weights that move fast. These
+three are measured: ``benchmarks/evaluation.py``."""
 GROUP_SIZE = 64
 """Largest group that is made without being asked for. A covariance of d channels wants several times d observations."""
 

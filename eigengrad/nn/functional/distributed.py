@@ -15,7 +15,7 @@ Processes = ProcessGroup | Literal["all"] | None
 
 
 def resolved(processes: Processes) -> ProcessGroup | None:
-    """The group that is meant. ``"all"`` is nobody else until processes have been started, as in ``nn.SyncBatchNorm``."""
+    """The group that is meant. ``"all"`` is this process alone until others are started, as in ``nn.SyncBatchNorm``."""
     if not isinstance(processes, str):
         return processes
     started = torch.distributed.is_available() and torch.distributed.is_initialized()

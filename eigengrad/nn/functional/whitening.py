@@ -18,6 +18,7 @@ from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import (
+    MOMENTUM,
     RELATIVE_EPS,
     SHRINKAGE,
     AffineMap,
@@ -47,7 +48,7 @@ def whiten(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = True,
-    momentum: float | None = 0.1,
+    momentum: float | None = MOMENTUM,
     eps: float = 1e-4,
     *,
     relative_eps: float = RELATIVE_EPS,
