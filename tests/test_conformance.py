@@ -68,7 +68,15 @@ CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
         lambda A: of_singular_vectors(eg.svd(A[..., :2] + A[..., :2].tril())),
     ],
     "polar": [lambda A: eg.polar(A + A.triu()).unitary, lambda A: torch.cat(eg.polar(A[..., :2]), -2)],
+    "nearest_rotation": [lambda A: eg.nearest_rotation(A.real + A.real.triu())],
     "procrustes": [lambda A: eg.procrustes(*points(A.real), scaling=True).rotation],
+    "singular_value_function": [
+        lambda A: eg.singular_value_function(A + A.triu(), lambda s: s**3, lambda x, y: x * x + x * y + y * y)
+    ],
+    "low_rank": [lambda A: eg.low_rank(A + A.triu(), 1)],
+    "pinv": [lambda A: eg.pinv(A[..., :2] + A[..., :2].tril())],
+    "soft_threshold": [lambda A: eg.soft_threshold(A + A.triu(), 1.5)],
+    "spectral_sum": [lambda A: eg.spectral_sum(A, torch.log)],
     "sqrtm": [eg.sqrtm],
     "inv_sqrtm": [eg.inv_sqrtm, lambda A: eg.inv_sqrtm(A, floor=0.9)],
     "expm": [eg.expm],

@@ -1,7 +1,7 @@
 """Sums over a spectrum, ``sum f(l_i)``: log-determinants, entropies, nuclear norms and their like.
 
-The gradient is ``f'(A) = V f'(L) V^H``, a function of the matrix, whose own derivative is that of Daleckii and Krein:
-the Hessian is right where eigenvalues meet, as it is not through ``f(eigh(A).eigenvalues).sum()``.
+Each is the trace of ``f(A)``. So the gradient is ``f'(A) = V f'(L) V^H``, and the derivatives are those of Daleckii and
+Krein: the Hessian is right where eigenvalues meet, as it is not through ``f(eigh(A).eigenvalues).sum()``.
 
 Source: Lewis, *Derivatives of Spectral Functions*, Math. Oper. Res. 21, 1996; Lewis and Sendov, SIAM J. Matrix Anal.
 Appl. 23, 2001.
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_square
-from eigengrad.autograd import Function, hermitian_part, public, save
-from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
+from eigengrad.autograd import public
+from eigengrad.matrix_functions.daleckii_krein import apply
 from eigengrad.matrix_functions.divided_differences import Custom, mean_slope
 
 __all__ = ["spectral_sum"]
@@ -72,8 +71,8 @@ def spectral_sum(
         raise ValueError(
             "f depends on a tensor that wants a gradient and would get none; use eigengrad.eigh, or detach it"
         )
-    total: Tensor = _Sum.call(A, f, *spectrum_of(A, solvers.resolve(solver, errors)))
-    return total
+    whole = apply(A, Custom(f, mean_slope(f, _derivative(f))), solvers.resolve(solver, errors))
+    return whole.diagonal(dim1=-2, dim2=-1).real.sum(-1)
 
 
 def _derivative(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -83,27 +82,3 @@ def _derivative(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return at
 
     return slope
-
-
-class _Sum(Function):
-    @staticmethod
-    def forward(A: Tensor, f: Callable[[Tensor], Tensor], L: Tensor, V: Tensor) -> Tensor:
-        return f(L).sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        A, f, L, V = inputs
-        slope = _derivative(f)
-        ctx.slope = Custom(slope, mean_slope(slope, _derivative(slope)))
-        save(ctx, A, L, V)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
-        A, L, V = ctx.saved_tensors
-        return g[..., None, None] * apply_in_basis(A, ctx.slope, Eigenbasis(L, V)), None, None, None
-
-    @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: Any) -> Tensor:
-        A, L, V = ctx.saved_tensors
-        slope = apply_in_basis(A, ctx.slope, Eigenbasis(L, V))
-        return (slope.conj() * hermitian_part(dA)).sum((-2, -1)).real
