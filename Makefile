@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-.PHONY: demo demo-results test lint docs benchmarks rehearsal compatibility
+.PHONY: demo demo-results evidence test lint docs benchmarks rehearsal compatibility
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,15 @@ demo: $(VENV)/.lab
 demo-results: demo
 	$(VENV)/bin/python -m eigengrad_lab.report.readme runs
 
+# Tables 1 and 2 on all of CIFAR-10, in hours; interrupted or out of time, the same command goes on from the records.
+CIFAR10 ?= cifar10
+HOURS ?= 8
+MODEL ?= small
+EVIDENCE = --data $(CIFAR10) --model $(MODEL) --recipe fast --seeds 3 --threads 1 --hours $(HOURS) --output results/cifar10
+evidence: $(VENV)/.lab
+	$(VENV)/bin/eigengrad reproduce table1 --group-sizes 4 16 64 $(EVIDENCE)
+	$(VENV)/bin/eigengrad reproduce table2 $(EVIDENCE)
+
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -n auto --dist loadgroup
 
@@ -24,6 +33,7 @@ lint: $(VENV)/.test
 # The site, from a fresh clone, with every example run: docs/_build/index.html.
 docs: $(VENV)/.docs
 	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build
+	$(VENV)/bin/python docs/sitekit/links.py docs/_build
 
 # A release without the upload: builds, checks, and installs from an index on this machine.
 rehearsal: $(VENV)/.release
@@ -57,10 +67,11 @@ $(VENV)/.test: $(VENV)/.lab
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.lab
-	$(INSTALL) --editable '.[docs]'
-	@touch $@
+# What an extra names, without building the kernel again.
+REQUIREMENTS = import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+	print(*(name for name in extras['$*'] if not name.startswith('eigengrad')), sep='\n')
 
-$(VENV)/.release: $(VENV)/.lab
-	$(INSTALL) --editable '.[release]'
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
+	$(VENV)/bin/python -c "$(REQUIREMENTS)" > $@.txt
+	$(INSTALL) --requirement $@.txt
 	@touch $@

@@ -1,7 +1,7 @@
-"""FID against SciPy, Karcher's mean against pyRiemann, SPDNet's training step against spd_learn: values, gradients, times.
+"""FID against SciPy, Karcher's mean against pyRiemann, SPDNet's training step against spd_learn.
 
-The rivals are the real packages (``pip install scipy pyriemann spd_learn``); a part whose package is missing is left out, and
-said. Times are the processor's, with one thread, which other programs on the machine lengthen less than the clock's.
+The rivals are the real packages (``pip install scipy pyriemann spd_learn``); a part whose package is missing is left
+out, and said. Times are the processor's, with one thread: other programs lengthen them less than the clock's.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def fid(measured: Measured, n: int) -> bool:
         }
     _, seconds = processor(lambda: ours[0][0].backward())
     figures["forward, for a gradient"]["backward_seconds"] = seconds
-    measured[f"frechet_distance, n = {n}, float64"] = {f"scipy.linalg.sqrtm, {name}": of for name, of in figures.items()}
+    measured[f"frechet_distance, n = {n}, float64"] = {
+        f"scipy.linalg.sqrtm, {name}": of for name, of in figures.items()
+    }
     return all(of["ratio"] <= 0.2 and of["relative_difference"] <= 1e-6 for of in figures.values())
 
 
@@ -79,7 +81,7 @@ def karcher(measured: Measured) -> bool:
 
 
 def spdnet(measured: Measured, rounds: int) -> bool:
-    """A training step: 22 channels, batch 64, same seed and loss, theirs and theirs with our two layers in it, in turn."""
+    """A training step of 64 matrices of 22 channels, same seed and loss: theirs, and with our two layers, in turn."""
     from spd_learn.models import SPDNet
 
     neighbours = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "neighbours.py"))
@@ -118,7 +120,9 @@ def spdnet(measured: Measured, rounds: int) -> bool:
                 "difference_of_losses": float((losses["ours"] - losses["theirs"]).abs()),
             }
         }
-        holds &= median <= 0.4 and float((losses["ours"] - losses["theirs"]).abs()) < (1e-4 if dtype == torch.float32 else 1e-8)
+        holds &= median <= 0.4 and float((losses["ours"] - losses["theirs"]).abs()) < (
+            1e-4 if dtype == torch.float32 else 1e-8
+        )
     return holds
 
 
@@ -133,7 +137,10 @@ def main() -> None:
     parts = {
         "scipy": (lambda: fid(measured, features), "FID within 1e-6 of SciPy's, in at most a fifth of its time"),
         "pyriemann": (lambda: karcher(measured), "Karcher's mean is pyRiemann's, to 1e-10"),
-        "spd_learn": (lambda: spdnet(measured, 100), "SPDNet's step at least 2.5 times as fast as spd_learn's, same loss"),
+        "spd_learn": (
+            lambda: spdnet(measured, 100),
+            "SPDNet's step at least 2.5 times as fast as spd_learn's, same loss",
+        ),
     }
     verdicts = {}
     for package, (measure, text) in parts.items():

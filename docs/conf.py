@@ -25,6 +25,7 @@ extensions = [
     "sitekit.repository",
 ]
 exclude_patterns = ["_build", "_static", "_templates", "sitekit", "gallery/**/*.ipynb"]
+exclude_patterns += ["sg_execution_times.rst", "gallery/sg_execution_times.rst", "gallery/*/sg_execution_times.rst"]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]
 nitpicky = False
@@ -56,7 +57,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
-    "ignore_pattern": r"own_method\.py$|__init__\.py$",
+    "ignore_pattern": "|".join(rf"^{path.stem}\.py$" for path in (ROOT / "examples").glob("*.py")),  # no picture
     "download_all_examples": False,
     "show_memory": False,
     "remove_config_comments": True,

@@ -1,9 +1,14 @@
 """What every function of this package asks of a matrix, said in one voice."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_matrices", "check_square"]
+__all__ = ["Errors", "check_errors", "check_matrices", "check_square"]
+
+Errors = Literal["raise", "nan"]
+"""What a matrix without a decomposition, by NaN or infinity in it, is: an error that names it, or NaN for it alone."""
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -18,6 +23,12 @@ def check_matrices(A: Tensor, name: str = "A") -> None:
     _check_type(A, name)
     if A.dim() < 2:
         raise ValueError(f"{name} must be a batch of matrices (*, m, n), got shape {tuple(A.shape)}")
+
+
+def check_errors(errors: Errors) -> None:
+    """Raise ``ValueError`` unless ``errors`` is ``"raise"`` or ``"nan"``."""
+    if errors not in ("raise", "nan"):
+        raise ValueError(f"errors must be 'raise' or 'nan', got {errors!r}")
 
 
 def check_square(A: Tensor, name: str = "A") -> None:

@@ -133,18 +133,21 @@ def has_autocast(device: str) -> bool:
 def public(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` as people call it.
 
-    Autocast is off, and half precision arguments under it are in float32, as autocast treats ``torch.linalg``. A matrix
-    without an eigendecomposition is a ``torch.linalg.LinAlgError``, as in torch.
+    Half precision arguments are computed with in float32, and results are rounded to their dtype. Under autocast, which
+    is off within, results stay in float32, as of ``torch.linalg``. A matrix without an eigendecomposition is a
+    ``torch.linalg.LinAlgError``, as in torch.
     """
 
     @functools.wraps(function)
     def outside(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # quickly, as a rule
-                return function(*arguments, **options)
+                if getattr(arguments[0] if arguments else None, "dtype", None) not in _HALF:
+                    return function(*arguments, **options)
+                return _in_full(function, arguments, options)
             devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
             if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
-                return function(*arguments, **options)
+                return _in_full(function, arguments, options)
             with torch.autocast(devices[0], enabled=False):
                 return function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
         except RuntimeError as error:
@@ -155,8 +158,20 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     return outside
 
 
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _in_full(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What is of half precision in float32, and results as the first argument is."""
+    dtype = getattr(arguments[0] if arguments else None, "dtype", None)
+    result = function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
+    if dtype not in _HALF:
+        return result
+    return result.to(dtype) if isinstance(result, Tensor) else type(result)(*(part.to(dtype) for part in result))
+
+
 def _widened(value: Any) -> Any:
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    half = isinstance(value, Tensor) and value.dtype in _HALF
     return value.to(torch.float32) if half else value
 
 

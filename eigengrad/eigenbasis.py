@@ -30,7 +30,7 @@ class Eigenbasis(NamedTuple):
         Eigenvalues of matrices in single precision may then be out of order by their rounding errors.
         """
         if isinstance(solver, solvers.Auto):
-            return Eigenbasis(*operators.eigh(A, False, True, True))
+            return Eigenbasis(*operators.eigh(A, False, True, solver.strict))
         return Eigenbasis(*solver(A))
 
     def recompose(self, x: Tensor) -> Tensor:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import Errors, check_errors, check_square
 from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.gradients import GradientRule, Lorentzian, Unrolled, check_rule
 from eigengrad.solvers.base import hermitian
 
-__all__ = ["EighResult", "columns_of", "eigh", "mirrored", "topk_eigh"]
+__all__ = ["EighResult", "columns_of", "eigh", "mirrored", "ordinary_problem", "topk_eigh"]
 
 
 class EighResult(NamedTuple):
@@ -30,6 +30,7 @@ def eigh(
     gradient: GradientRule | Unrolled = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
     B: Tensor | None = None,
+    errors: Errors = "raise",
 ) -> EighResult:
     r"""Eigenvalues and eigenvectors of Hermitian matrices, differentiable where eigenvalues meet.
 
@@ -55,6 +56,8 @@ def eigh(
             object of :mod:`eigengrad.solvers`.
         B: Hermitian positive definite matrices for the generalised problem ``A v = l B v``, which is differentiated in
             A and in B. Eigenvectors then satisfy ``V^H B V = I``. The same triangle is read.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it, or whose B is not positive definite,
+            gives NaN, and its neighbours are what they are.
 
     Returns:
         A named tuple ``(eigenvalues, eigenvectors)``, as torch's, with types that checkers see.
@@ -67,8 +70,8 @@ def eigh(
         TypeError: if ``gradient`` or ``solver`` is not one; if ``A`` is no tensor, or of another dtype.
         ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for another ``UPLO``;
             for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
-        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it (``solver="native"``
-            gives NaN for that matrix alone); or if ``B`` is not positive definite.
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it; or if ``B`` is not
+            positive definite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -79,9 +82,12 @@ def eigh(
         True
     """
     check_square(A)
+    algorithm = solvers.resolve(solver, errors)
     if B is not None:
-        return _generalised(A, B, UPLO, gradient, solver)
-    algorithm = solvers.resolve(solver)
+        check_errors(errors)
+        G, ordinary = ordinary_problem(A, B, UPLO, errors)
+        L, V = eigh(ordinary, gradient=gradient, solver=algorithm)
+        return EighResult(L, torch.linalg.solve_triangular(G.mH, V, upper=True))
     if isinstance(gradient, Unrolled):
         if not algorithm.differentiable:
             raise ValueError(
@@ -100,6 +106,8 @@ def topk_eigh(
     *,
     gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
+    B: Tensor | None = None,
+    errors: Errors = "raise",
 ) -> EighResult:
     """The k largest eigenvalues and their eigenvectors, with a backward pass at the cost of k.
 
@@ -112,7 +120,7 @@ def topk_eigh(
         k: how many of the largest eigenvalues, from 0 to n; or a slice of the ascending spectrum, such as
             ``slice(0, 2)`` for the two smallest.
         gradient: a rule.
-        solver: as for :func:`eigh`.
+        solver, B, errors: as for :func:`eigh`.
 
     Returns:
         A named tuple ``(eigenvalues, eigenvectors)``, ascending.
@@ -133,8 +141,13 @@ def topk_eigh(
     """
     check_rule(gradient)
     check_square(A)
-    values, vectors, _, _ = _TopK.call(A, columns_of(A.shape[-1], k), gradient, solvers.resolve(solver))
-    return EighResult(values, vectors)
+    algorithm, columns = solvers.resolve(solver, errors), columns_of(A.shape[-1], k)
+    if B is None:
+        values, vectors, _, _ = _TopK.call(A, columns, gradient, algorithm)
+        return EighResult(values, vectors)
+    G, ordinary = ordinary_problem(A, B, "L", errors)
+    values, vectors, _, _ = _TopK.call(ordinary, columns, gradient, algorithm)
+    return EighResult(values, torch.linalg.solve_triangular(G.mH, vectors, upper=True))
 
 
 def columns_of(n: int, k: int | slice) -> slice:
@@ -151,21 +164,18 @@ def columns_of(n: int, k: int | slice) -> slice:
     return slice(n - k, n)
 
 
-def _generalised(
-    A: Tensor, B: Tensor, UPLO: str, gradient: GradientRule | Unrolled, solver: solvers.Name | solvers.Solver
-) -> EighResult:
-    """``A v = l B v`` with ``B = G G^H`` is an ordinary problem for ``G^-1 A G^-H``, whose vectors are ``G^H v``."""
+def ordinary_problem(A: Tensor, B: Tensor, UPLO: str, errors: Errors) -> tuple[Tensor, Tensor]:
+    """G of ``B = G G^H``, and ``G^-1 A G^-H``: of the eigenvalues of ``A v = l B v`` and the vectors ``G^H v``."""
     check_square(B, "B")
     if B.dtype != A.dtype or B.shape[-1] != A.shape[-1]:
         raise ValueError(
             f"B must have A's dtype and size, {A.dtype} and n = {A.shape[-1]}, got {B.dtype} and n = {B.shape[-1]}"
         )
-    G = torch.linalg.cholesky(mirrored(B, UPLO))
+    G, info = torch.linalg.cholesky_ex(mirrored(B, UPLO), check_errors=errors == "raise")
+    if errors == "nan":
+        G = torch.where((info == 0)[..., None, None], G, torch.nan)
     half = torch.linalg.solve_triangular(G, mirrored(A, UPLO), upper=False)
-    ordinary = hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
-    L, V = eigh(ordinary, gradient=gradient, solver=solver)
-    V = torch.linalg.solve_triangular(G.mH, V, upper=True)
-    return EighResult(L, V)
+    return G, hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
 
 
 def mirrored(A: Tensor, UPLO: str) -> Tensor:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import check_matrices
+from eigengrad.arguments import Errors, check_errors, check_matrices
 from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.gradients import GradientRule, Lorentzian, check_rule
 
-__all__ = ["SVDResult", "svd"]
+__all__ = ["SVDResult", "decompose", "svd"]
 
 
 class SVDResult(NamedTuple):
@@ -26,6 +26,7 @@ def svd(
     *,
     full_matrices: bool = False,
     gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
+    errors: Errors = "raise",
 ) -> SVDResult:
     r"""``A = U diag(S) V^H``, differentiable where singular values meet or vanish.
 
@@ -43,6 +44,7 @@ def svd(
         full_matrices: return square U and V. The vectors that are added span a null space in an arbitrary basis, on
             which a loss must not depend.
         gradient: a rule.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
         A named tuple ``(U, S, Vh)``, as torch's.
@@ -69,11 +71,23 @@ def svd(
     """
     check_matrices(A)
     check_rule(gradient)
+    check_errors(errors)
     if A.shape[-2] < A.shape[-1]:
-        V, S, U = _TallSVD.call(A.mH, full_matrices, gradient)
+        V, S, U = _TallSVD.call(A.mH, full_matrices, gradient, errors)
     else:
-        U, S, V = _TallSVD.call(A, full_matrices, gradient)
+        U, S, V = _TallSVD.call(A, full_matrices, gradient, errors)
     return SVDResult(U, S, V.mH)
+
+
+def decompose(A: Tensor, errors: Errors, *, full_matrices: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """torch's, or NaN for a matrix that is not finite."""
+    if errors == "raise":
+        U, S, Vh = torch.linalg.svd(A, full_matrices)
+        return U, S, Vh
+    finite = A.isfinite().all(-1).all(-1)[..., None, None]
+    U, S, Vh = torch.linalg.svd(torch.where(finite, A, 0.0), full_matrices)
+    U, S, Vh = (torch.where(finite, part, torch.nan) for part in (U, S.unsqueeze(-2), Vh))
+    return U, S.squeeze(-2), Vh
 
 
 class _TallSVD(Function):
@@ -84,18 +98,20 @@ class _TallSVD(Function):
     """
 
     @staticmethod
-    def forward(A: Tensor, full_matrices: bool, gradient: GradientRule) -> tuple[Tensor, Tensor, Tensor]:
-        U, S, Vh = torch.linalg.svd(A, full_matrices)
+    def forward(
+        A: Tensor, full_matrices: bool, gradient: GradientRule, errors: Errors
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        U, S, Vh = decompose(A, errors, full_matrices=full_matrices)
         return U, S, Vh.mH.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, _, ctx.gradient = inputs
+        _, _, ctx.gradient, _ = inputs
         save(ctx, *output)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, gU: Tensor | None, gS: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, gU: Tensor | None, gS: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, ...]:
         U, S, V = ctx.saved_tensors
         U, null = _split(U, S.shape[-1])
         of_difference, of_sum, from_null, to_null = _weights(ctx.gradient, S)
@@ -113,7 +129,7 @@ class _TallSVD(Function):
             C = V.mH @ gV
             gP = gP + hermitian_part(of_difference * C) - _skew_part(of_sum * C)
         gA = U @ gP
-        return (gA if outside is None else gA + outside) @ V.mH, None, None
+        return (gA if outside is None else gA + outside) @ V.mH, None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""Other people's packages with eigengrad's functions inside: gradients where theirs are NaN, wrong, or of one order only.
+"""Other people's packages with eigengrad's functions inside: gradients where theirs are NaN, wrong, or of one order
+only.
 
-Each door is a context, ``with torchmetrics_fid(): ...``, or a function of a model. None of the packages is needed for the
-others; run as a script, this shows those that are installed (``pip install torchmetrics POT pyriemann spd_learn``).
+Each door is a context, ``with torchmetrics_fid(): ...``, or a function of a model. None of the packages is needed for
+the others; run as a script, this shows those that are installed (``pip install torchmetrics POT pyriemann spd_learn``).
 
     python examples/neighbours.py
 """
@@ -22,8 +23,8 @@ import eigengrad as eg
 def torchmetrics_fid() -> Iterator[None]:
     """``torchmetrics.image.FrechetInceptionDistance`` by :func:`eigengrad.spd.frechet_distance`.
 
-    Theirs takes roots of the eigenvalues of a product that is not symmetric. Where images are fewer than features many are
-    zero but for rounding, of which the roots, and their derivatives, make something.
+    Theirs takes roots of the eigenvalues of a product that is not symmetric. Where images are fewer than features many
+    are zero but for rounding, of which the roots, and their derivatives, make something.
     """
 
     def distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def pyriemann_functions() -> Iterator[None]:
 
     Theirs are built on eigenvectors, whose derivatives are NaN where eigenvalues meet.
     """
-    import pyriemann.geometry.mean  # noqa: F401 (what is patched must be there)
+    import pyriemann.geometry.mean
     import pyriemann.geometry.tangentspace  # noqa: F401
 
     modules = [module for name, module in sys.modules.items() if name.startswith("pyriemann.geometry.")]
@@ -77,9 +78,9 @@ class Rectified(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         def divided_difference(x: Tensor, y: Tensor) -> Tensor:
-            equal = x == y
-            quotient = (x.clamp_min(self.threshold) - y.clamp_min(self.threshold)) / torch.where(equal, 1.0, x - y)
-            return torch.where(equal, (x > self.threshold).to(x.dtype), quotient)
+            above = (x - self.threshold).clamp_min(0) + (y - self.threshold).clamp_min(0)
+            below = (self.threshold - x).clamp_min(0) + (self.threshold - y).clamp_min(0)
+            return above / (above + below).clamp_min(torch.finfo(x.dtype).tiny)
 
         return eg.matrix_function(X, lambda x: x.clamp_min(self.threshold), divided_difference)
 
@@ -100,7 +101,7 @@ def spdnet(model: nn.Module) -> nn.Module:
 
 
 def fid_of_few(X: Tensor, Y: Tensor) -> Tensor:
-    """The FID of fewer samples than features, by a nuclear norm, whose derivative needs no root of a zero eigenvalue."""
+    """The FID of fewer samples than features by a nuclear norm: no root of a zero eigenvalue is differentiated."""
     x, y = ((Z - Z.mean(0)) / (len(Z) - 1) ** 0.5 for Z in (X, Y))
     U, _, Vh = torch.linalg.svd((y @ x.mT).detach(), full_matrices=False)
     rank = min(len(X), len(Y)) - 1

@@ -46,7 +46,9 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize(("which", "k"), [("largest", 6), ("largest", 5), ("largest", 2), ("magnitude", 5), ("smallest", 3)])
+@pytest.mark.parametrize(
+    ("which", "k"), [("largest", 6), ("largest", 5), ("largest", 2), ("magnitude", 5), ("smallest", 3)]
+)
 def test_gradient_is_the_dense_exact_one_with_ties_in_the_block(which, k, dtype):
     A, at = with_multiplets(dtype=dtype).requires_grad_(), slice(0, k) if which == "smallest" else k
     L, V = eg.eigsh(A, k, which=which, gradient=EXACT_AT_TIES)
@@ -195,12 +197,16 @@ def test_a_start_and_a_preconditioner_save_products():
 
 def test_transforms_of_torch_func():
     A = with_multiplets(200)
-    assert torch.allclose(torch.func.grad(lambda A: eg.eigsh(A, 2).eigenvalues.sum())(A).trace(), torch.tensor(2.0).double())
+    assert torch.allclose(
+        torch.func.grad(lambda A: eg.eigsh(A, 2).eigenvalues.sum())(A).trace(), torch.tensor(2.0).double()
+    )
 
 
 def test_bad_input_is_named():
     A = with_multiplets(300)
-    with pytest.raises(torch.linalg.LinAlgError, match=r"4 of 4 pairs did not converge .* are eigenvalue .*Raise max_iterations"):
+    with pytest.raises(
+        torch.linalg.LinAlgError, match=r"4 of 4 pairs did not converge .* are eigenvalue .*Raise max_iterations"
+    ):
         eg.eigsh(grid_laplacian(30), 4, which="smallest", max_iterations=1)
     with pytest.raises(torch.linalg.LinAlgError, match="NaN or infinity"):
         eg.eigsh(A * torch.nan, 3)
@@ -226,7 +232,7 @@ def test_bad_input_is_named():
 
 def test_the_gradient_says_if_its_equations_are_too_hard():
     A = matrix_of([*torch.linspace(0, 1, 36).tolist(), *(2 + 1e-5 * torch.arange(4.0)).tolist()]).requires_grad_()
-    L, V = eg.eigsh(A, 2, max_iterations=1)
+    _, V = eg.eigsh(A, 2, max_iterations=1)
     with pytest.raises(torch.linalg.LinAlgError, match="the gap behind the last pair is narrow"):
         (V[0] * V[1]).sum().backward()
 
@@ -241,3 +247,18 @@ def test_minres_solves_indefinite_systems_with_their_own_shifts(dtype):
     for j, shift in enumerate(shifts):
         exact = torch.linalg.solve(A - shift * torch.eye(200, dtype=dtype), right[:, j])
         assert float((w[:, j] - exact).norm()) <= 1e-10 * float(exact.norm())
+
+
+def test_inspection_of_pairs():
+    found = eg.analysis.inspect_pairs(with_multiplets(), 3)
+    assert found.cut and "k = 3 cuts a multiplet of 3: take k = 5, or k = 2." in str(found)
+    assert len(found.eigenvalues) == 5 and len(found.gaps) == 3 and found.condition > 1e12
+    assert (found.residuals < 1e-12).all()
+    found = eg.analysis.inspect_pairs(grid_laplacian(20).to_sparse_coo(), 3, which="smallest")
+    assert not found.cut and "wide enough" in found.advice
+    exact = torch.linalg.eigvalsh(grid_laplacian(20))
+    assert abs(float(found.gaps[-1]) / float((exact[3] - exact[2]) / exact[-1]) - 1) < 0.1
+    whole = eg.analysis.inspect_pairs(torch.eye(3).double() * torch.arange(3), 3)
+    assert not whole.cut and whole.condition == 1
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        eg.analysis.inspect_pairs(with_multiplets(), 0)

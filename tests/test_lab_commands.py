@@ -21,6 +21,8 @@ from waiting import wait_until
 import eigengrad
 from eigengrad_lab import data
 from eigengrad_lab.__main__ import main
+from eigengrad_lab.cli import commands
+from eigengrad_lab.cli.parser import parse
 from eigengrad_lab.cli.progress import Display
 from eigengrad_lab.config import RunConfig
 from eigengrad_lab.recipes import EXPERIMENTS
@@ -377,3 +379,20 @@ def test_summary_and_export(
     result = record.result()
     assert result is not None
     assert error == pytest.approx(result.test_error_pct, abs=0.3)  # one image of 360
+
+
+def test_every_choice_of_a_training_is_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And is part of the run's identity."""
+    flags = {
+        "--flip on": "flip True", "--flip off": "flip False", "--crop 0": "crop 0", "--clip-norm 2": "clip_norm 2.0",
+        "--amp bf16": "amp bf16", "--compile": "compile True", "--channels-last": "channels_last True",
+        "--warmup-epochs 1.5": "warmup_epochs 1.5", "--schedule one-cycle": "schedule one-cycle",
+        "--nesterov": "nesterov True", "--label-smoothing 0.1": "label_smoothing 0.1", "--image-size 9": "image_size 9",
+    }  # fmt: skip
+    seen = set()
+    for flag, expected in flags.items():
+        config = commands._configuration(parse(["train", *flag.split()]))
+        name, value = expected.split(" ", 1)
+        assert str(getattr(config, name)) == value
+        seen.add(config.identity)
+    assert len(seen) == len(flags)

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_lab_commands import fails, here
@@ -15,6 +17,7 @@ from torch import nn
 
 import eigengrad as eg
 from eigengrad_lab import data, methods, models, parts, recipes
+from eigengrad_lab.cli.parser import parse
 from eigengrad_lab.config import RunConfig, UsageError
 from eigengrad_lab.runs.records import recorded_runs
 from eigengrad_lab.training import Training
@@ -317,3 +320,39 @@ def test_the_pages_own_method_commands(
     methods_found = {record.config.method for record in recorded_runs(tmp_path / "runs" / "trainings")[0]}
     assert methods_found == {"Half", "decorrelation", "ours", "half", "mine"}
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_own_data(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of grey pictures, an archive: one command each, from the images to a record."""
+    from test_lab_data import make_pictures
+
+    monkeypatch.chdir(tmp_path)
+    if kind == "folder":
+        make_pictures(tmp_path / "pictures", mode="L")
+        words = ["--data", "pictures", "--test-split", "valid", "--crop", "0", "--flip", "off"]
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+        np.savez("set.npz", x_train=pixels, y_train=np.arange(12) % 3, x_test=pixels, y_test=np.arange(12) % 3)
+        words = ["--data", "set.npz"]
+    with pytest.raises(SystemExit):
+        from eigengrad_lab.__main__ import main
+
+        main(["train", *words, "--model", "small", "--group-size", "8", "--epochs", "2", "--output", "runs"])
+    (record,) = recorded_runs(tmp_path / "runs" / "trainings")[0]
+    assert record.config.data.startswith("pictures-" if kind == "folder" else "set-")
+    assert record.result() is not None
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md", "REPRODUCTION.md"])
+def test_every_command_of_the_pages_is_understood(page: str) -> None:
+    """No flag or name in them that there is not."""
+    text = (EXAMPLES.parent / page).read_text()
+    commands = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("    eigengrad ")]
+    for command in commands:
+        words = ["table1" if word.startswith("{table1") else word for word in command]
+        assert parse(["zca" if word == "RUN" else word for word in words])
+    assert len(commands) >= 3

@@ -19,6 +19,7 @@ from eigengrad_lab.report import analysis, claims, figures, grid, sections, stat
 from eigengrad_lab.report.grid import Cell
 from eigengrad_lab.report.runs import Run, setting_name
 from eigengrad_lab.report.write import rebuild, write_analysis, write_report
+from eigengrad_lab.runs.environment import commit
 from eigengrad_lab.runs.records import RunRecord
 from eigengrad_lab.training import EpochMetrics, Result
 
@@ -97,6 +98,10 @@ def test_files_and_page(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     assert "failed at step 3: gradient is not finite" in page
     assert "&lt;&amp;&gt;" in page
+    assert f'href="../../trainings/{BASE.identity}/"' in page
+    assert 'href="table1.csv"' in page
+    assert f">{commit() or ''}</td>" in page
+    assert page.count("prefers-color-scheme: dark") > 3
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
 

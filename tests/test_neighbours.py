@@ -64,7 +64,9 @@ def test_pot():
         assert torch.autograd.gradgradcheck(distance, X, fast_mode=True)
         identity = torch.eye(5, dtype=torch.float64).requires_grad_()
         assert torch.autograd.gradgradcheck(distance, identity, fast_mode=True)
-        barycenter = gaussian.bures_wasserstein_barycenter(m.expand(2, 5), torch.stack([A, B]), eps=1e-14, num_iter=500)[1]
+        barycenter = gaussian.bures_wasserstein_barycenter(
+            m.expand(2, 5), torch.stack([A, B]), eps=1e-14, num_iter=500
+        )[1]
     assert torch.allclose(eg.spd.bures_distance(A, B), alone)
     assert torch.allclose(eg.spd.optimal_transport_map(A, B), mapping)
     assert torch.allclose(eg.spd.bures_barycenter(torch.stack([A, B])), barycenter, atol=1e-7)
@@ -111,7 +113,9 @@ def test_spd_learn(dtype):
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-    assert torch.allclose(torch.stack(losses[:5]), torch.stack(losses[5:]), rtol=1e-10 if dtype == torch.float64 else 1e-4)
+    assert torch.allclose(
+        torch.stack(losses[:5]), torch.stack(losses[5:]), rtol=1e-10 if dtype == torch.float64 else 1e-4
+    )
 
 
 def test_karcher_mean_of_50_by_finite_differences():

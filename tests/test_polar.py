@@ -167,9 +167,9 @@ def test_errors() -> None:
     X = torch.randn(4, 3)
     with pytest.raises(ValueError, match="side must be 'right' or 'left', got 'top'"):
         eg.polar(X, side="top")
-    with pytest.raises(ValueError, match=r"of one shape, got \(4, 3\) and \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"as many points \(\*, N, d\), got \(4, 3\) and \(3, 3\)"):
         eg.procrustes(X, X[:3])
-    with pytest.raises(ValueError, match=r"weights must have shape \(4,\)"):
+    with pytest.raises(ValueError, match="must broadcast"):
         eg.procrustes(X, X, weights=torch.ones(3))
 
 

@@ -12,12 +12,16 @@ import eigengrad as eg
 ROOT = Path(__file__).parent.parent
 
 
-def index_readme() -> object:
-    spec = importlib.util.spec_from_file_location("index_readme", ROOT / "release" / "index_readme.py")
+def part(name: str) -> object:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "release" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def index_readme() -> object:
+    return part("index_readme")
 
 
 def test_one_version() -> None:
@@ -52,3 +56,15 @@ def test_what_the_readme_links_to_is_there() -> None:
     links = index_readme().RELATIVE_LINK.findall((ROOT / "README.md").read_text())
     assert links
     assert not [path for _, _, path in links if not (ROOT / path.split("#")[0]).exists()]
+
+
+def test_the_table_of_versions_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compatibility = part("compatibility")
+    monkeypatch.setattr(compatibility, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    empty = dict.fromkeys(compatibility.COLUMNS, "")
+    compatibility.write([empty | {"torch": "2.11.0", "passed": "12"}, empty | {"torch": "2.14.1", "note": "none"}])
+    table = (tmp_path / "results" / "compatibility.csv").read_text().splitlines()
+    assert table == ["torch,python,kernel,passed,failed,skipped,note", "2.11.0,,,12,,,", "2.14.1,,,,,,none"]
+    assert "| 2.11.0 |  |  | 12 |" in (tmp_path / "results" / "compatibility.md").read_text()
+    assert all((Path(__file__).parent.parent / path).exists() for path in compatibility.SELECTION)

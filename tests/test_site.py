@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitekit import api, measured, repository  # noqa: E402
+from sitekit import api, links, measured, repository  # noqa: E402
 
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
@@ -32,7 +32,13 @@ def test_a_name_without_a_place_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path, tmp_path: Path) -> None:
-    made = {"_generated/accuracy.md", "_generated/speed.md", "_generated/api.md", "gallery/index.rst"}
+    made = {
+        "_generated/accuracy.md",
+        "_generated/speed.md",
+        "_generated/api.md",
+        "_generated/changes.md",
+        "gallery/index.rst",
+    }
     made |= {f"_generated/api-{concept.slug}.md" for concept in api.CONCEPTS}
     missing = {
         target
@@ -70,3 +76,23 @@ def test_results_are_linked_as_the_site_has_them() -> None:
     source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
     repository.rewrite(None, "_generated/speed", source)
     assert source == ['see <a href="../results/a.csv">the table</a>, code, [a page](../choosing.md)']
+
+
+def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#there">1</a> <a href="b.html#gone">2</a> <a href="c.html">3</a> <a href="https://x.org">4</a>'
+        '<img src="https://x.org/p.png"> <link rel="canonical" href="https://x.org/a"> <img src="data:image/png,0">'
+    )
+    (tmp_path / "b.html").write_text('<p id="there">here</p>')
+    assert links.problems(tmp_path) == [
+        "a.html links to b.html#gone, which has no such place",
+        "a.html links to c.html, which is not there",
+        "a.html loads https://x.org/p.png",
+    ]
+
+
+def test_exit_codes_are_those_of_the_command() -> None:
+    parser = pytest.importorskip("eigengrad_lab.cli.parser")
+    page = (DOCS / "laboratory-runs.md").read_text()
+    for code, meaning in parser.EXIT_CODES.items():
+        assert f"| {code} | {meaning.replace('--hours', '`--hours`').replace('of train', 'of `train`')} |" in page

@@ -3,9 +3,9 @@
 import mpmath
 import pytest
 import torch
+from oracle import _exact, _rounded
 
 import eigengrad as eg
-from oracle import _exact, _rounded
 
 PAIRS = {
     "geometric_mean": eg.spd.geometric_mean,
@@ -58,7 +58,11 @@ def many_digits(name, A, B):
             "affine_invariant_distance": lambda: trace(of(middle, lambda x: mpmath.log(x) ** 2)),
             "log_euclidean_distance": lambda: trace((of(A_, mpmath.log) - of(B_, mpmath.log)) ** 2),
         }[name]()
-        return _rounded(value, A.is_complex()) if isinstance(value, mpmath.matrix) else torch.tensor(float(mpmath.re(value)), dtype=torch.float64)
+        return (
+            _rounded(value, A.is_complex())
+            if isinstance(value, mpmath.matrix)
+            else torch.tensor(float(mpmath.re(value)), dtype=torch.float64)
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -120,7 +124,9 @@ def test_scales_and_commuting_matrices(scale):
         (spd.karcher_mean(torch.stack([A, B])), matrix((a * b).sqrt())),
         (spd.bures_barycenter(torch.stack([A, B])), matrix((a.sqrt() + b.sqrt()) ** 2 / 4)),
     ):
-        assert float((value - expected).detach().norm()) <= 1e-12 * float(expected.detach().norm() or A.detach().norm().sqrt())
+        assert float((value - expected).detach().norm()) <= 1e-12 * float(
+            expected.detach().norm() or A.detach().norm().sqrt()
+        )
     (g,) = torch.autograd.grad(spd.bures_distance(A, B, squared=True), A)
     assert relative(g, matrix(1 - (b / a).sqrt())) < 1e-12
     (g,) = torch.autograd.grad(spd.affine_invariant_distance(A, B, squared=True), B)

@@ -1,4 +1,4 @@
-"""The pages Accuracy and Speed, from the files in ``results/``: no number on them is written by hand."""
+"""The pages Accuracy and Speed, from the files in ``results/``, and the changelog; no number is written by hand."""
 
 import csv
 import json
@@ -11,9 +11,10 @@ METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch matrix_exp")
 
 
 def write(results: Path, folder: Path) -> None:
-    """Both pages, in ``folder``."""
+    """The pages, in ``folder``."""
     folder.mkdir(exist_ok=True)
-    for name, page in (("accuracy", accuracy(results)), ("speed", speed(results))):
+    changes = (results.parent / "CHANGELOG.md").read_text().replace("](results/", "](../../results/")
+    for name, page in (("accuracy", accuracy(results)), ("speed", speed(results)), ("changes", changes)):
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != page:
             path.write_text(page)

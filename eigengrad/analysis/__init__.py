@@ -3,13 +3,16 @@
 from eigengrad.analysis.gauge import GaugeDependence, gauge_dependence
 from eigengrad.analysis.inspection import Inspection, inspect
 from eigengrad.analysis.iterations import gradient_bound, iterations_for, remainder
+from eigengrad.analysis.pairs import PairInspection, inspect_pairs
 
 __all__ = [
     "GaugeDependence",
     "Inspection",
+    "PairInspection",
     "gauge_dependence",
     "gradient_bound",
     "inspect",
+    "inspect_pairs",
     "iterations_for",
     "remainder",
 ]

@@ -23,7 +23,7 @@ Which = Literal["largest", "smallest", "magnitude"]
 Product = Callable[[Tensor], Tensor]
 
 UNITS = 1024.0
-"""Of rounding: the tolerance by default. Where many copies of an eigenvalue are on their way, rounding leaves hundreds."""
+"""Of rounding: the tolerance by default. Copies of an eigenvalue on their way mix, which leaves hundreds."""
 TIES = 128.0
 """Units of rounding: eigenvalues so close count as equal, as those of pairs with residuals within the tolerance are."""
 ITERATIONS = 1000
@@ -75,7 +75,7 @@ def eigsh(
         tol: residuals ``norm(A v - l B v)`` at most this share of the largest eigenvalue's magnitude; by default
             1024 units of rounding.
         max_iterations: of the search, by default 1000, and a twentieth of the gradient's.
-        generator: of the random columns that the search begins with, on the CPU; by default one of the same seed always.
+        generator: of the random columns that the search begins with; by default one of the same seed always.
         n, dtype, device: of a function's vectors. The last two are by default those of the first of ``params``.
         params: tensors that a function A is made of, which get the gradient.
 

@@ -7,8 +7,8 @@ pairs, measures the residuals of those wanted, and adds to V a block of new dire
   spectrum and grows as fast as possible beyond it: many products with A, and no orthogonalisation between them;
 * ``M (A x - l B x)``, where a preconditioner M, or B, is given.
 
-The first basis is a block Krylov space, whose Ritz values show where the spectrum ends. Before pairs count as found, new
-random directions must not bring a better one: a block finds no more copies of a multiple eigenvalue than it has columns.
+The first basis is a block Krylov space, whose Ritz values show where the spectrum ends. Before pairs count as found,
+new random directions must not bring a better one: a block finds no more copies of an eigenvalue than it has columns.
 
 Source: Davidson, J. Comput. Phys. 17, 1975; Zhou and Saad, *A Chebyshev-Davidson algorithm for large symmetric
 eigenproblems*, SIMAX 29, 2007; Stathopoulos and Wu, SISC 23, 2002 (the orthogonalisation).
@@ -97,11 +97,11 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
     basis = _Basis(problem, start, random)
     basis.fill_with_krylov_space()
     wanted, verified, far, cut, expansions = problem.k, False, basis.far_end(), math.nan, 0
-    since = None
+    since, scale = None, torch.finfo(start.dtype).tiny
     while True:
         theta, Y = basis.ritz_pairs()
         values, in_order = basis.in_order(theta)
-        scale = max(map(abs, values)) or 1.0
+        scale = max(scale, *map(abs, values))
         gap, tie = abs(values[wanted] - values[wanted - 1]), problem.tie * scale
         looked_at = wanted + 1  # the last to see whether k cuts a multiplet; if so its other copies, to keep them apart
         while looked_at < problem.kept and abs(values[looked_at] - values[wanted - 1]) <= tie:
@@ -125,7 +125,7 @@ def find_pairs(problem: Problem, start: Tensor, random: Callable[[int], Tensor])
         if settled and gap <= tie and wanted + 1 < problem.kept:
             wanted += 1
             continue
-        in_doubt = settled and bool(active) and sizes[0] > max(gap / 2, tie)  # whether the next is of this multiplet
+        in_doubt = settled and bool(active) and sizes[0] > max(gap / 10, tie)  # whether the next is of this multiplet
         lacking = [] if settled and not in_doubt else active if gap <= tie else active[:-1] or active
         if not lacking and (verified or gap <= tie):
             return basis.found(in_order[:wanted], values[wanted], scale)
@@ -170,14 +170,14 @@ class _Basis:
         self.image = self.append(start)
 
     @property
-    def V(self) -> Tensor:
+    def V(self) -> Tensor:  # noqa: N802
         return self.columns[:, : self.size]
 
-    def A(self, X: Tensor) -> Tensor:
+    def A(self, X: Tensor) -> Tensor:  # noqa: N802
         self.products += X.shape[1]
         return self.problem.A(X)
 
-    def B(self, X: Tensor) -> Tensor:
+    def B(self, X: Tensor) -> Tensor:  # noqa: N802
         return X if self.problem.B is None else self.problem.B(X)
 
     def append(self, new: Tensor) -> Tensor:
@@ -244,7 +244,9 @@ class _Basis:
         self.H.diagonal()[self.locked : self.size] = theta.to(self.H.dtype)
 
     def found(self, columns: list[int], following: float, scale: float) -> Found:
-        values, residuals = (self.H.new_tensor([of[i] for i in columns]).real for of in (self.locked_values, self.locked_residuals))
+        values, residuals = (
+            self.H.new_tensor([of[i] for i in columns]).real for of in (self.locked_values, self.locked_residuals)
+        )
         return Found(values, self.columns[:, columns], residuals, following, scale, self.products)
 
     def far_end(self) -> float:
@@ -255,14 +257,12 @@ class _Basis:
         size = float(torch.linalg.vector_norm(self.residuals(X, theta[last : last + 1])))
         return float(theta[last]) + (-size if self.problem.which == "largest" else size)
 
-    def filtered(
-        self, X: Tensor, unwanted: tuple[float, float], target: float, first: float, growth: float
-    ) -> Tensor:
+    def filtered(self, X: Tensor, unwanted: tuple[float, float], target: float, first: float, growth: float) -> Tensor:
         """``p(A) X``, scaled to 1 at ``first``, with a degree for which p grows by ``exp(growth)`` at ``target``."""
         cut, far = unwanted
         low, high = (-abs(cut), abs(cut)) if self.problem.which == "magnitude" else (min(cut, far), max(cut, far))
         center, radius = (low + high) / 2, (high - low) / 2
-        radius = max(radius, 1e-6 * abs(first - center), torch.finfo(X.dtype).tiny**0.5)
+        radius = max(radius, 1e-6 * abs(first - center), torch.finfo(X.dtype).tiny ** 0.5)
         degree = math.ceil(growth / math.acosh(max(abs(target - center) / radius, 1 + 1e-12)))
         degree = min(max(degree, DEGREES[0]), int(DEGREES[1] * growth / GROWTH))
         sigma = sigma_1 = radius / (first - center) if abs(first - center) > radius else 1.0
@@ -306,5 +306,6 @@ def _complaint(problem: Problem, lacking: list[tuple[float, float]]) -> str:
     return (
         f"eigsh: {len(lacking)} of {problem.k} pairs did not converge to tol = {problem.tol:.1e} in "
         f"max_iterations = {problem.max_iterations}; their residuals, as shares of the largest eigenvalue, are "
-        f"{shown}{', ...' if len(lacking) > 5 else ''}. Raise max_iterations or tol, or give a preconditioner or a start"
+        f"{shown}{', ...' if len(lacking) > 5 else ''}. Raise max_iterations or tol, or give a preconditioner or a "
+        "start"
     )

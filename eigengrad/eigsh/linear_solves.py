@@ -4,8 +4,8 @@ For a pair ``(l, x)`` the share of an eigenvector's derivative outside of the kn
 
     P^H (A - l B) P w = P^H r,    P = I - X X^H B,
 
-a Hermitian system, definite where X is an end of the spectrum, as well conditioned as the gap behind X is wide. Each column
-has its own shift and its own three-term recurrence; the products are shared.
+a Hermitian system, definite where X is an end of the spectrum, as well conditioned as the gap behind X is wide. Each
+column has its own shift and its own three-term recurrence; the products are shared.
 
 Source: Paige and Saunders, SIAM J. Numer. Anal. 12, 1975; Choi, Paige, Saunders, SISC 33, 2011 (singular systems).
 """

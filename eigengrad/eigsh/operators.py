@@ -91,9 +91,7 @@ def _dense(A: Tensor) -> Operator:
         return ((U.conj() * (A @ X)).sum().real + (X.conj() * (A @ U)).sum().real) / 2
 
     constant = A.detach()
-    return Operator(
-        A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda X: constant @ X
-    )
+    return Operator(A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda X: constant @ X)
 
 
 def _sparse(A: Tensor) -> Operator:
@@ -128,7 +126,9 @@ def _callable(
         Y = A(X, *params)
         if not isinstance(Y, Tensor) or Y.shape != X.shape or Y.dtype != X.dtype:
             got = f"{tuple(Y.shape)} of {Y.dtype}" if isinstance(Y, Tensor) else type(Y).__name__
-            raise ValueError(f"{name}(X, *params) must have X's shape and dtype, {tuple(X.shape)} of {X.dtype}, got {got}")
+            raise ValueError(
+                f"{name}(X, *params) must have X's shape and dtype, {tuple(X.shape)} of {X.dtype}, got {got}"
+            )
         return Y
 
     def pairing(U: Tensor, X: Tensor, *params: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ with the matrix K of the rule between the pairs that were found, and toward all 
 
     (A - l_j B) w_j = -(I - B X X^H) gX_j,    X^H B W = 0.
 
-Of A nothing is needed but products: ``Re <gA, dA> = Re <U, dA X>``. W solves a bordered system, whose derivative is another
-such system; so there are derivatives of every order, each at the price of its solves.
+Of A nothing is needed but products: ``Re <gA, dA> = Re <U, dA X>``. W solves a bordered system, whose derivative is
+another such system; so there are derivatives of every order, each at the price of its solves.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from eigengrad.autograd import Function
-from eigengrad.eigsh.iteration import Problem, find_pairs
 from eigengrad.eigsh.linear_solves import minres
 from eigengrad.eigsh.operators import Operator
 from eigengrad.gradients import GradientRule
@@ -141,9 +140,9 @@ class _Solve(Function):
         )
         if not bool((share <= 1e3).all()):
             raise torch.linalg.LinAlgError(
-                f"eigsh: the linear equations of the gradient were not solved in {setting.max_iterations} iterations, for "
-                f"{int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a k with "
-                "a wider one (see analysis.inspect), give a preconditioner, or raise max_iterations"
+                f"eigsh: the linear equations of the gradient were not solved in {setting.max_iterations} iterations, "
+                f"for {int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a "
+                "k with a wider one (see analysis.inspect_pairs), give a preconditioner, or raise max_iterations"
             )
         return within(W) / a
 

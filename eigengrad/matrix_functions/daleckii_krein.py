@@ -28,7 +28,7 @@ from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
 from eigengrad.native import operators
 
-__all__ = ["apply", "apply_in_basis", "spectrum_of"]
+__all__ = ["Last", "apply", "apply_in_basis", "second_derivative", "spectrum_of"]
 
 
 def apply(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> Tensor:
@@ -71,8 +71,9 @@ def _slope(function: Any, arguments: tuple[Tensor, ...], parameters: tuple[Tenso
     """By the pull-back of the pull-back, which is linear: torch has no forward mode within dual numbers."""
     count = len(parameters) // 2
     at, direction = parameters[:count], parameters[count:]
-    value, pull_back = torch.func.vjp(lambda *t: function(*arguments, *t), *at)
-    return torch.func.vjp(pull_back, torch.zeros_like(value))[1](direction)[0]  # type: ignore[no-any-return]
+    of_t: Any = torch.func.vjp(lambda *t: function(*arguments, *t), *at)
+    slope: Tensor = torch.func.vjp(of_t[1], torch.zeros_like(of_t[0]))[1](direction)[0]
+    return slope
 
 
 def _spread(x: Tensor, t: Tensor) -> list[Tensor]:
@@ -210,7 +211,7 @@ class _Derivative(Function):
         return change + _Derivative.call(A, E, _along(t, dt), Direction(ctx.f), L, V) if t.shape[-1] else change
 
 
-class _Last(Function):
+class Last(Function):
     """Of second order; there is no third."""
 
     @staticmethod
@@ -226,25 +227,31 @@ class _Last(Function):
         raise NotImplementedError(_THIRD_ORDER)
 
 
-class _SecondDerivative(_Last):
+class _SecondDerivative(Last):
     """``A, E, H, t -> D2f(A)[E, H]`` for the Hermitian parts of E and H."""
 
     @staticmethod
     def forward(A: Tensor, E: Tensor, H: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        x, y, z = L[..., :, None, None], L[..., None, :, None], L[..., None, None, :]  # (*, i, k, j)
-        second = f.second(x, y, z, *_spread(x, t))
-        E, H = V.mH @ hermitian_part(E) @ V, V.mH @ hermitian_part(H) @ V
-        half = (E.unsqueeze(-2) @ (second * H.unsqueeze(-3))).squeeze(-2)
-        return V @ (half + half.mH) @ V.mH
+        return second_derivative(f, Eigenbasis(L, V), t, E, H)
 
 
-class _Mixed(_Last):
+class _Mixed(Last):
     """``A, E, G, t -> d<G, Df(A)[E]>/dt`` for the Hermitian parts of E and G, ``(*, m)``."""
 
     @staticmethod
     def forward(A: Tensor, E: Tensor, G: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
         E, G = V.mH @ hermitian_part(E) @ V, V.mH @ hermitian_part(G) @ V
         return _pull_back(lambda t: _first(f, L, t).expand(V.shape), t, (G.conj() * E).real)
+
+
+def second_derivative(f: ScalarFunction, basis: Eigenbasis, t: Tensor, E: Tensor, H: Tensor) -> Tensor:
+    """``D2f(A)[E, H]`` for the Hermitian parts of E and H."""
+    L, V = basis
+    x, y, z = L[..., :, None, None], L[..., None, :, None], L[..., None, None, :]  # (*, i, k, j)
+    second = f.second(x, y, z, *_spread(x, t))
+    E, H = V.mH @ hermitian_part(E) @ V, V.mH @ hermitian_part(H) @ V
+    half = (E.unsqueeze(-2) @ (second * H.unsqueeze(-3))).squeeze(-2)
+    return V @ (half + half.mH) @ V.mH
 
 
 def _value(f: ScalarFunction, L: Tensor, t: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from eigengrad.native.operators import KINDS
 from eigengrad.native.reference import of_exponential, of_logarithm, of_power
 
-__all__ = ["Custom", "Exponential", "Logarithm", "Power", "PowerOfParameter", "ScalarFunction"]
+__all__ = ["Custom", "Exponential", "Logarithm", "Power", "PowerOfParameter", "ScalarFunction", "mean_slope"]
 
 RADIUS = 0.125
 """Three arguments within this distance of the middle one, relative to the function's own scale, count as close."""
@@ -65,13 +65,13 @@ class Exponential:
     kind: ClassVar[int | None] = KINDS["exponential"]
     parameter: ClassVar[float] = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         return x.exp()
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         return of_exponential(x, y)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
         coefficients = [1 / math.factorial(k) for k in range(2, 2 + _terms(x.dtype))]
         series = middle.exp() * _close(coefficients, high - middle, low - middle)
@@ -85,13 +85,13 @@ class Logarithm:
     kind: ClassVar[int | None] = KINDS["logarithm"]
     parameter: ClassVar[float] = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         return x.log()
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         return of_logarithm(x, y)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
         coefficients = [(-1) ** (k + 1) / k for k in range(2, 2 + _terms(x.dtype))]
         series = _close(coefficients, (high - middle) / middle, (low - middle) / middle) / middle / middle
@@ -114,13 +114,13 @@ class Power:
     def parameter(self) -> float:
         return self.exponent
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         return x**self.exponent
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         return of_power(x, y, self.exponent)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         return _second_of_power(self.first, self.exponent, x, y, z)
 
 
@@ -131,13 +131,16 @@ class PowerOfParameter:
     kind: ClassVar[int | None] = None
     parameter: ClassVar[float] = 0.0
 
-    def __call__(self, x: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
+        (p,) = t
         return x**p
 
-    def first(self, x: Tensor, y: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
+        (p,) = t
         return of_power(x, y, p)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
+        (p,) = t
         return _second_of_power(lambda x, y: of_power(x, y, p), p, x, y, z)
 
 
@@ -178,16 +181,13 @@ class Custom:
     def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
         upper, lower = self.first(high, middle, *t), self.first(low, middle, *t)
-        of_three, of_five = torch.zeros_like(middle), torch.zeros_like(middle)
-        for node, weight_of_three, weight_of_five in _GAUSS_LEGENDRE:
-            at = low + (0.5 + 0.5 * node) * (high - low)
-            pull_back = torch.func.vjp(lambda x: self.first(x, middle, *t), at)[1]
-            slope = pull_back(torch.ones_like(at))[0]
-            of_three, of_five = of_three + 0.5 * weight_of_three * slope, of_five + 0.5 * weight_of_five * slope
-        rounding = torch.finfo(x.dtype).eps * (upper.abs() + lower.abs())
-        short = (of_five - of_three).abs() * (high - low) < rounding
-        quotient = (upper - lower) / torch.where(high == low, 1.0, high - low)
-        return torch.where(short | (high == low), of_five, quotient)
+
+        def slope(x: Tensor) -> Tensor:
+            of_x: Any = torch.func.vjp(lambda x: self.first(x, middle, *t), x)
+            at: Tensor = of_x[1](torch.ones_like(of_x[0]))[0]
+            return at
+
+        return _mean_or_quotient(slope, lower, upper, low, high)
 
     def real_and_imaginary(self) -> "tuple[Custom, Custom]":
         """Of a function with complex values: ``f(A) = u(A) + i w(A)`` with real u and w."""
@@ -211,6 +211,26 @@ _GAUSS_LEGENDRE = (
     *((sign * node, three, five) for node, three, five in (_INNER, _OUTER, _OF_THREE) for sign in (-1, 1)),
 )
 """Nodes in [-1, 1], with their weights in the rules of three and of five nodes (exact to degree five and nine)."""
+
+
+def mean_slope(f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """``f[x, y]`` of an f whose derivative is known, by the same rule."""
+    return lambda x, y: _mean_or_quotient(slope, f(x), f(y), x, y)
+
+
+def _mean_or_quotient(
+    slope: Callable[[Tensor], Tensor], lower: Tensor, upper: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """``(upper - lower)/(high - low)``, or the mean of the slope where that is as accurate."""
+    of_three, of_five = torch.zeros_like(low), torch.zeros_like(low)
+    for node, weight_of_three, weight_of_five in _GAUSS_LEGENDRE:
+        at = slope(low + (0.5 + 0.5 * node) * (high - low))
+        of_three, of_five = of_three + 0.5 * weight_of_three * at, of_five + 0.5 * weight_of_five * at
+    distance = high - low
+    rounding = torch.finfo(low.dtype).eps * (upper.abs() + lower.abs())
+    short = ((of_five - of_three) * distance).abs() < rounding
+    quotient = (upper - lower) / torch.where(distance == 0, 1.0, distance)
+    return torch.where(short | (distance == 0), of_five, quotient)
 
 
 def _sorted(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

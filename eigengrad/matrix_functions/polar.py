@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import check_matrices
+from eigengrad.arguments import Errors, check_errors, check_matrices, check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.matrix_functions.lyapunov import Lyapunov
+from eigengrad.svd import decompose
 
-__all__ = ["Polar", "Procrustes", "polar", "procrustes"]
+__all__ = ["Polar", "Procrustes", "nearest_rotation", "polar", "procrustes"]
 
 
 class Polar(NamedTuple):
@@ -37,7 +38,7 @@ class Procrustes(NamedTuple):
 
 
 @public
-def polar(A: Tensor, *, side: str = "right") -> Polar:
+def polar(A: Tensor, *, side: str = "right", errors: Errors = "raise") -> Polar:
     r"""The polar decomposition ``A = U H``: a unitary factor, nearest to A of all, and a positive semidefinite one.
 
     The derivative of U divides by :math:`s_i + s_j`: exact where singular values meet, to every order. Two singular
@@ -46,6 +47,7 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
         side: ``"right"`` for ``A = U H``, ``"left"`` for ``A = H U``. U is the same.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
         A named tuple ``(unitary, hermitian)``. Where A is not square, U has orthonormal columns or rows. Where its rank
@@ -72,27 +74,74 @@ def polar(A: Tensor, *, side: str = "right") -> Polar:
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
     check_matrices(A)
-    U = _nearest_unitary(A.mH).mH if A.shape[-2] < A.shape[-1] else _nearest_unitary(A)
+    U = _nearest_unitary(A.mH, errors).mH if A.shape[-2] < A.shape[-1] else _nearest_unitary(A, errors)
     return Polar(U, hermitian_part(U.mH @ A if side == "right" else A @ U.mH))
 
 
 @public
+def nearest_rotation(A: Tensor, *, errors: Errors = "raise") -> Tensor:
+    r"""The rotation nearest to a real square matrix: the special orthogonal Procrustes problem.
+
+    The orthogonal factor of :func:`polar`, with the smallest singular value negated where that would be a reflection.
+    The derivative divides by :math:`s_i + s_j`: exact where positive singular values meet, to every order. What A
+    leaves undetermined gets no gradient.
+
+    Args:
+        A: matrices, of float32 or float64.
+        errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
+
+    Returns:
+        ``argmin_R |R - A|`` over orthogonal R of determinant 1.
+
+    Shape:
+        ``(*, n, n)`` to ``(*, n, n)``. Empty input is legal.
+
+    Raises:
+        TypeError: if ``A`` is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of square matrices.
+        torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
+
+    Source: Kabsch, Acta Cryst. A32, 1976; Levinson et al., *An Analysis of SVD for Deep Rotation Estimation*, NeurIPS
+    2020.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> eg.nearest_rotation(torch.tensor([[0.0, 2.0], [1.0, 0.0]])).det() > 0
+        tensor(True)
+    """
+    check_square(A)
+    if A.is_complex():
+        raise TypeError(f"A must be of float32 or float64, got {A.dtype}; for the nearest unitary matrix use polar")
+    return _nearest_unitary(A, errors, proper=True)
+
+
+@public
 def procrustes(
-    X: Tensor, Y: Tensor, *, weights: Tensor | None = None, scaling: bool = False, reflection: bool = False
+    X: Tensor,
+    Y: Tensor,
+    *,
+    weights: Tensor | None = None,
+    scaling: bool = False,
+    reflection: bool = False,
+    errors: Errors = "raise",
 ) -> Procrustes:
     r"""The rigid motion that takes points X nearest to points Y: Kabsch's problem, differentiable.
 
     Minimises :math:`\sum_i w_i \| c R x_i + t - y_i \|^2` over rotations R, translations t and, on request, scales
     c. The derivative divides by :math:`s_i + s_j`, with the smallest singular value negated where the best orthogonal
     matrix would be a reflection: no gap between positive ones matters. Where the points leave a part of the rotation
-    undetermined (those on a line, say), it gets no gradient.
+    undetermined (those on a line, say), it gets no gradient. Nothing depends on the units of the points or weights.
 
     Args:
         X: points ``(*, N, d)``, float32 or float64.
-        Y: the points they correspond to, ``(*, N, d)``.
-        weights: nonnegative weights ``(*, N)``, such as a mask of booleans; equal by default. Not all may be zero.
+        Y: the points they correspond to, ``(*, N, d)``; batch dimensions broadcast, so that one template ``(N, d)``
+            fits many.
+        weights: nonnegative weights, such as a mask of booleans, that broadcast to ``(*, N)``; equal by default. Where
+            all are zero, or the points in one place, the rotation is the identity (or what the rank leaves of it), and
+            the gradient through it 0.
         scaling: fit the scale c, too (Umeyama's problem). Otherwise it is 1, as it is for points X in one place.
         reflection: allow R to be a reflection (the orthogonal Procrustes problem).
+        errors: ``"raise"``, or ``"nan"``: a fit of points with NaN or infinity gives NaN, its neighbours what they are.
 
     Returns:
         A named tuple ``(rotation, translation, scale)``.
@@ -119,33 +168,59 @@ def procrustes(
     check_matrices(Y, "Y")
     if X.dtype != Y.dtype or X.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"X and Y must both be of float32 or both of float64, got {X.dtype} and {Y.dtype}")
-    if X.shape != Y.shape:
-        raise ValueError(f"X and Y must be points (*, N, d) of one shape, got {tuple(X.shape)} and {tuple(Y.shape)}")
+    if X.shape[-2:] != Y.shape[-2:]:
+        raise ValueError(f"X and Y must be as many points (*, N, d), got {tuple(X.shape)} and {tuple(Y.shape)}")
+    points = X.shape[-2]
     if weights is None:
-        weights = X.new_ones(X.shape[:-1])
-    elif weights.shape != X.shape[:-1]:
+        weights = X.new_ones(points)
+    try:
+        batch = torch.broadcast_shapes(X.shape[:-2], Y.shape[:-2], weights.shape[:-1])
+        X, Y = X.expand(*batch, -1, -1), Y.expand(*batch, -1, -1)
+        weights = weights.to(X.dtype).expand(*batch, points)
+    except RuntimeError:
         raise ValueError(
-            f"weights must have shape {tuple(X.shape[:-1])}, one for each point, got {tuple(weights.shape)}"
-        )
-    weights = weights.to(X.dtype)
-    w = (weights / weights.sum(-1, keepdim=True)).unsqueeze(-1)
-    x_mean, y_mean = (w * X).sum(-2), (w * Y).sum(-2)
-    x, y = X - x_mean.unsqueeze(-2), Y - y_mean.unsqueeze(-2)
+            f"X, Y and weights must broadcast to (*, {points}, d) and (*, {points}), got {tuple(X.shape)}, "
+            f"{tuple(Y.shape)} and {tuple(weights.shape)}"
+        ) from None
+    weights = weights / _size(weights, (-1,))
+    w = (weights / _or_one(weights.sum(-1, keepdim=True))).unsqueeze(-1)
+    x, x_mean, x_size = _centred(X, w)
+    y, y_mean, y_size = _centred(Y, w)
     correlation = y.mT @ (w * x)
-    R = _nearest_unitary(correlation, proper=not reflection)
-    scale = X.new_ones(X.shape[:-2])
+    R = _nearest_unitary(correlation, errors, proper=not reflection)
+    scale = X.new_ones(batch)
     if scaling:
         spread = (w * x * x).sum((-2, -1))
-        undetermined = spread == 0
-        scale = (R * correlation).sum((-2, -1)) / spread.masked_fill(undetermined, 1.0)
-        scale = scale.masked_fill(undetermined, 1.0)
+        fitted = (R * correlation).sum((-2, -1)) / _or_one(spread) * (y_size / x_size).squeeze((-2, -1))
+        scale = torch.where(spread == 0, 1.0, fitted)
     translation = y_mean - scale.unsqueeze(-1) * (R @ x_mean.unsqueeze(-1)).squeeze(-1)
     return Procrustes(R, translation, scale)
 
 
-def _nearest_unitary(A: Tensor, *, proper: bool = False) -> Tensor:
+def _centred(X: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points about their mean and divided by their size, the mean, and the size ``(*, 1, 1)``, a constant."""
+    unit = _size(X, (-2, -1))
+    mean = (w * (X / unit)).sum(-2)  # of huge points the sum would overflow
+    x = X / unit - mean.unsqueeze(-2)
+    extent = _size(x * (w != 0), (-2, -1))
+    return x / extent, mean * unit.squeeze(-1), unit * extent
+
+
+def _size(X: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The largest magnitude, as a constant; 1 where all are 0 or there are none."""
+    if 0 in X.shape:
+        return X.new_ones(()).expand([1 if dim - X.dim() in dims else size for dim, size in enumerate(X.shape)])
+    return _or_one(X.detach().abs().amax(dims, keepdim=True))
+
+
+def _or_one(x: Tensor) -> Tensor:
+    return torch.where(x == 0, 1.0, x)
+
+
+def _nearest_unitary(A: Tensor, errors: Errors, *, proper: bool = False) -> Tensor:
     """The unitary factor of ``A (*, m, n)``, m >= n; with ``proper``, the nearest rotation to a real square A."""
-    R, _, _ = _NearestUnitary.call(A, proper)
+    check_errors(errors)
+    R, _, _ = _NearestUnitary.call(A, proper, errors)
     return R
 
 
@@ -158,8 +233,8 @@ class _NearestUnitary(Function):
     """``A -> R``; also, as constants, weights W and eigenvectors V of ``H = R^H A`` for its Lyapunov equation."""
 
     @staticmethod
-    def forward(A: Tensor, proper: bool) -> tuple[Tensor, Tensor, Tensor]:
-        U, s, Vh = torch.linalg.svd(A, full_matrices=False)
+    def forward(A: Tensor, proper: bool, errors: Errors) -> tuple[Tensor, Tensor, Tensor]:
+        U, s, Vh = decompose(A, errors)
         threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
         if proper:
             last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
@@ -176,9 +251,9 @@ class _NearestUnitary(Function):
         save(ctx, inputs[0], R, W, V)
 
     @staticmethod
-    def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, gR: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:
         if gR is None:
-            return None, None
+            return None, None, None
         A, R, W, V = ctx.saved_tensors
         H = R.mH @ A
         inside = R.mH @ gR
@@ -186,7 +261,7 @@ class _NearestUnitary(Function):
         gA = R @ (omega - omega.mH)
         if A.shape[-2] > A.shape[-1]:
             gA = gA + (gR - R @ inside) @ _inverse(H, W, V)
-        return gA, None
+        return gA, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, ...]:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import Errors, check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import conjugate
-from eigengrad.eigh import columns_of
+from eigengrad.eigh import columns_of, ordinary_problem
 from eigengrad.gradients import Exact, GradientRule, Lorentzian, check_rule, in_kernel
 from eigengrad.gradients.gaps import pairs
 from eigengrad.native import operators
@@ -43,6 +43,8 @@ def projector(
     *,
     gradient: GradientRule = Lorentzian(),  # noqa: B008 (a frozen value)
     solver: solvers.Name | solvers.Solver = "auto",
+    B: Tensor | None = None,
+    errors: Errors = "raise",
 ) -> Tensor:
     """The orthogonal projector ``U U^H`` on the span of the k leading eigenvectors, or of a slice of the spectrum.
 
@@ -55,10 +57,12 @@ def projector(
             ``slice(0, 2)`` for the two smallest; or a function from the ascending eigenvalues ``(*, n)`` to booleans,
             such as ``lambda L: L > 0``.
         gradient: a rule for the gaps at the cut. The default is exact to rounding, and bounded as such a gap closes.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
+        B: Hermitian positive definite matrices, for the projector on the span of eigenvectors of ``A v = l B v``:
+            ``U U^H B``, which is orthogonal in the inner product of B; differentiated in A and in B.
 
     Returns:
-        ``P``, Hermitian, with ``P P = P`` and trace k.
+        ``P``, with ``P P = P`` and trace k; Hermitian, without ``B``.
 
     Shape:
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
@@ -78,8 +82,13 @@ def projector(
     """
     check_square(A)
     check_rule(gradient)
-    P, *_ = _Projector.call(A, k, gradient, solvers.resolve(solver))
-    return P
+    algorithm = solvers.resolve(solver, errors)
+    if B is None:
+        P, *_ = _Projector.call(A, k, gradient, algorithm)
+        return P
+    G, ordinary = ordinary_problem(A, B, "L", errors)
+    P, *_ = _Projector.call(ordinary, k, gradient, algorithm)
+    return torch.linalg.solve_triangular(G.mH, P @ G.mH, upper=True)
 
 
 def _kept(L: Tensor, k: int | slice | Choice) -> Tensor:

@@ -60,7 +60,7 @@ class Deficiency:
     def apply(
         self, A: Tensor, functions: Sequence[ScalarFunction], solver: solvers.Solver, *parameters: Tensor
     ) -> list[Tensor]:
-        """``f(A)`` for each f, with parameters ``(*)``, and small eigenvalues lifted or dropped if that was asked for."""
+        """``f(A)`` for each f, with parameters ``(*)``, and small eigenvalues lifted or dropped if so asked."""
         basis = spectrum_of(A, solver)
         if not self.is_possible:
             return [apply_in_basis(A, f, basis, *parameters) for f in functions]
@@ -97,17 +97,20 @@ class Lifted:
     def __init__(self, f: ScalarFunction) -> None:
         self._f = f
 
-    def __call__(self, x: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         return self._f(torch.maximum(x, threshold), *parameters)
 
-    def first(self, x: Tensor, y: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         lifted_x, lifted_y = torch.maximum(x, threshold), torch.maximum(y, threshold)
         share = (lifted_x - lifted_y) / torch.where(x == y, 1.0, x - y)
         share = torch.where(x == y, (x > threshold).to(x.dtype), share)
         of_both = self._f.first(lifted_x, lifted_y, *parameters)
         return torch.where(share == 0, 0.0, share * of_both)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         low = torch.minimum(torch.minimum(x, y), z)
         safe = [torch.maximum(value, threshold) for value in (x, y, z)]
         above = self._f.second(*safe, *parameters)
@@ -125,11 +128,13 @@ class Dropped:
     def __init__(self, f: ScalarFunction) -> None:
         self._f = f
 
-    def __call__(self, x: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         kept = x > threshold
         return torch.where(kept, self._f(torch.where(kept, x, 1.0), *parameters), 0.0)
 
-    def first(self, x: Tensor, y: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         kept_x, kept_y = x > threshold, y > threshold
         high, one = torch.maximum(x, y), kept_x ^ kept_y
         both = kept_x & kept_y
@@ -137,7 +142,8 @@ class Dropped:
         of_one = self._f(torch.where(one, high, 1.0), *parameters) / torch.where(one, (x - y).abs(), 1.0)
         return torch.where(both, of_both, torch.where(one, of_one, 0.0))
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
+        threshold, *parameters = t
         low, high = torch.minimum(torch.minimum(x, y), z), torch.maximum(torch.maximum(x, y), z)
         all_kept = low > threshold
         safe = [torch.where(all_kept, value, 1.0) for value in (x, y, z)]
@@ -151,13 +157,13 @@ class _One:
     kind: ClassVar[int | None] = None
     parameter: ClassVar[float] = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         return torch.ones_like(x)
 
-    def first(self, x: Tensor, y: Tensor) -> Tensor:
+    def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         return torch.zeros_like(x - y)
 
-    def second(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         return torch.zeros_like(x - y - z)
 
 

@@ -1,7 +1,7 @@
 """The exponential, the logarithm, powers, and functions of a caller's own, of Hermitian matrices.
 
-Their derivatives, first and second, are those of :mod:`eigengrad.matrix_functions.daleckii_krein`; what becomes of small
-eigenvalues is said in :mod:`eigengrad.matrix_functions.rank`.
+Their derivatives, first and second, are those of :mod:`eigengrad.matrix_functions.daleckii_krein`; what becomes of
+small eigenvalues is said in :mod:`eigengrad.matrix_functions.rank`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import Errors, check_square
 from eigengrad.autograd import public
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions.daleckii_krein import apply
@@ -31,7 +31,7 @@ __all__ = ["expm", "logm", "matrix_function", "powm"]
 
 
 @public
-def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor:
+def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto", errors: Errors = "raise") -> Tensor:
     r"""The exponential of Hermitian matrices, which is positive definite.
 
     In the eigenbasis the derivative is a product with
@@ -39,7 +39,7 @@ def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
         ``exp(A)``, Hermitian.
@@ -61,7 +61,7 @@ def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto") -> Tensor
                 [0., 1.]])
     """
     check_square(A)
-    return apply(A, Exponential(), solvers.resolve(solver))
+    return apply(A, Exponential(), solvers.resolve(solver, errors))
 
 
 @public
@@ -72,6 +72,7 @@ def logm(
     rtol: float | None = None,
     below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
 ) -> Tensor:
     r"""The logarithm of Hermitian positive definite matrices.
 
@@ -82,7 +83,7 @@ def logm(
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
         ``log(A)``, Hermitian. Without ``floor`` and ``rtol``, an eigenvalue that is not positive gives NaN or
@@ -97,7 +98,7 @@ def logm(
         tensor([[0., 0.],
                 [0., 0.]])
     """
-    return _apply(A, Logarithm(), Deficiency(floor, rtol, below), solver)
+    return _apply(A, Logarithm(), Deficiency(floor, rtol, below), solvers.resolve(solver, errors))
 
 
 @public
@@ -109,6 +110,7 @@ def powm(
     rtol: float | None = None,
     below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
 ) -> Tensor:
     r"""The power ``A^p`` of Hermitian matrices.
 
@@ -123,7 +125,7 @@ def powm(
         exponent: p, a number (of Python or NumPy), or a real tensor that broadcasts to the batch ``(*)`` and is
             differentiated, for matrices that are positive definite.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
-        solver: as for :func:`eigengrad.eigh`; integer powers do not use it.
+        solver, errors: as for :func:`eigengrad.eigh`; integer powers do not use them.
 
     Returns:
         ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero
@@ -144,20 +146,21 @@ def powm(
         >>> torch.autograd.grad(eg.powm(4 * torch.eye(2), p).trace(), p)[0]      # 2 * 4^p log(4)
         tensor(5.5452)
     """
-    deficiency = Deficiency(floor, rtol, below)
+    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
     if isinstance(exponent, Tensor):
-        return _apply(A, PowerOfParameter(), deficiency, solver, exponent=exponent)
-    if isinstance(exponent, bool) or not isinstance(exponent, Real):
+        return _apply(A, PowerOfParameter(), deficiency, algorithm, exponent=exponent)
+    number: Any = exponent
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"exponent must be a real number or tensor, got {exponent!r} of type {type(exponent).__name__}")
     p = float(exponent)
     if not -torch.inf < p < torch.inf:
         raise ValueError(f"exponent must be finite, got {exponent}")
     if deficiency.is_possible or not (p.is_integer() or abs(p) == 0.5):
-        return _apply(A, Power(p), deficiency, solver)
+        return _apply(A, Power(p), deficiency, algorithm)
     if p.is_integer():
         check_square(A)
         return torch.linalg.matrix_power(mirrored(A, "L"), int(p))
-    return sqrtm(A, solver=solver) if p > 0 else inv_sqrtm(A, solver=solver)
+    return sqrtm(A, solver=algorithm) if p > 0 else inv_sqrtm(A, solver=algorithm)
 
 
 @public
@@ -171,6 +174,7 @@ def matrix_function(
     rtol: float | None = None,
     below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
 ) -> Tensor:
     """A function of your own of Hermitian matrices, ``V f(L) V^H``, with its exact derivative.
 
@@ -186,7 +190,7 @@ def matrix_function(
         parameters: real tensors that f depends on and that want a gradient, one number for each matrix: each must
             broadcast to the batch ``(*)``. ``f(x, *parameters)`` gets them so that they broadcast to x.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
         ``f(A)``; Hermitian if f is real, else normal and complex.
@@ -215,21 +219,20 @@ def matrix_function(
         if not callable(value):
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
     named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
-    return _apply(A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solver, **named)
+    return _apply(
+        A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solvers.resolve(solver, errors), **named
+    )
 
 
-def _apply(
-    A: Tensor, f: ScalarFunction, deficiency: Deficiency, solver: solvers.Name | solvers.Solver, **parameters: Any
-) -> Tensor:
+def _apply(A: Tensor, f: ScalarFunction, deficiency: Deficiency, solver: solvers.Solver, **parameters: Any) -> Tensor:
     check_square(A)
-    algorithm = solvers.resolve(solver)
     t = [_of_each_matrix(name, value, A) for name, value in parameters.items()]
     if isinstance(f, Custom) and _is_complex(f, A, t):
-        u, w = deficiency.apply(A, f.real_and_imaginary(), algorithm, *t)
+        u, w = deficiency.apply(A, f.real_and_imaginary(), solver, *t)
         return u + 1j * w if u.is_complex() else torch.complex(u, w)
     if t or deficiency.is_possible:
-        return deficiency.apply(A, (f,), algorithm, *t)[0]
-    return apply(A, f, algorithm)
+        return deficiency.apply(A, (f,), solver, *t)[0]
+    return apply(A, f, solver)
 
 
 def _is_complex(f: Custom, A: Tensor, t: list[Tensor]) -> bool:

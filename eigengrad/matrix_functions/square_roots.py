@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import Errors, check_square
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.divided_differences import Power
@@ -40,6 +40,7 @@ def sqrtm(
     rtol: float | None = None,
     below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
 ) -> Tensor:
     r"""The square root ``A^(1/2)`` of Hermitian positive definite matrices.
 
@@ -55,11 +56,12 @@ def sqrtm(
         below: what becomes of eigenvalues below: ``"lift"`` takes them to be the threshold; ``"drop"`` leaves them out,
             so that the function is one of the rest (the pseudo-inverse, for a negative power) and 0 in their space.
             Gradients are those of what is computed.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``A^(1/2)``, Hermitian positive semidefinite. Negative eigenvalues are taken for zero. At a zero eigenvalue, where
-        the root has no derivative, the gradient is infinite and NaN; the cure is a threshold, such as ``rtol=1e-6``.
+        ``A^(1/2)``, Hermitian positive semidefinite. Negative eigenvalues are taken for zero. At a zero eigenvalue,
+        where the root has no derivative, the gradient is infinite and NaN; the cure is a threshold, such as
+        ``rtol=1e-6``.
 
     Shape:
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal.
@@ -77,7 +79,7 @@ def sqrtm(
                 [0., 2.]])
     """
     check_square(A)
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver)
+    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
     if deficiency.is_possible:
         return deficiency.apply(A, (Power(0.5),), algorithm)[0]
     return root_of_bounded(A, 0.0, inverse=False, solver=algorithm)
@@ -91,6 +93,7 @@ def inv_sqrtm(
     rtol: float | None = None,
     below: Below = "lift",
     solver: solvers.Name | solvers.Solver = "auto",
+    errors: Errors = "raise",
 ) -> Tensor:
     r"""The inverse square root ``A^(-1/2)`` of Hermitian positive definite matrices.
 
@@ -101,7 +104,7 @@ def inv_sqrtm(
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
         floor, rtol, below: as for :func:`sqrtm`.
-        solver: as for :func:`eigengrad.eigh`.
+        solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
         ``A^(-1/2)``, Hermitian. Without ``floor`` and ``rtol``, a zero eigenvalue gives infinities and NaN, as
@@ -120,7 +123,7 @@ def inv_sqrtm(
                 [0.0000, 0.0000]])
     """
     check_square(A)
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver)
+    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
     if deficiency.is_possible:
         return deficiency.apply(A, (Power(-0.5),), algorithm)[0]
     return root_of_bounded(A, 0.0, inverse=True, solver=algorithm)
@@ -132,8 +135,9 @@ def root_of_bounded(
 ) -> Tensor:
     """The root of matrices whose eigenvalues are known to be at least ``bound``.
 
-    Such as a covariance plus ``bound * I``. Those that were computed to be less are so by rounding, and both the root and
-    its derivative take them to be ``bound``: not a function of A with a threshold, but that of the A that was meant.
+    Such as a covariance plus ``bound * I``. Those that were computed to be less are so by rounding, and both the root
+    and its derivative take them to be ``bound``: not a function of A with a threshold, but that of the A that was
+    meant.
     """
     S, _, _ = _Root.call(A, inverse, bound, solvers.resolve(solver))
     return S

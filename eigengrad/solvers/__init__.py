@@ -5,19 +5,20 @@ and eigenvectors in columns ``(*, n, n)``. :func:`eigengrad.eigh` takes an objec
 name: ``"auto"``, ``"eigh"``, ``"native"``, ``"svd"``, ``"qr"``, ``"power_iteration"``.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from eigengrad import native
+from eigengrad.arguments import Errors, check_errors
 from eigengrad.native import operators
 from eigengrad.solvers.base import Solver, check, hermitian, lower
 from eigengrad.solvers.power_iteration import PowerIteration
 from eigengrad.solvers.qr import QR
 
-__all__ = ["QR", "SVD", "Auto", "Eigh", "Fused", "Name", "Native", "PowerIteration", "Solver", "resolve"]
+__all__ = ["QR", "SVD", "Auto", "Eigh", "Fused", "Name", "Native", "PowerIteration", "Solver", "Tolerant", "resolve"]
 
 Name = Literal["auto", "eigh", "native", "svd", "qr", "power_iteration"]
 """Of the solvers below, with their default settings."""
@@ -29,8 +30,12 @@ class Fused:
     differentiable: ClassVar[bool] = False
     kernel_always: ClassVar[bool]
     """Whether to use the compiled kernel where LAPACK was measured to be faster."""
-    strict: ClassVar[bool]
-    """Whether a matrix without an eigendecomposition is an error, and not NaN."""
+    errors: Errors
+
+    @property
+    def strict(self) -> bool:
+        """Whether a matrix without an eigendecomposition is an error, and not NaN."""
+        return self.errors == "raise"
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Auto(Fused):
 
     The choice depends on n, the size of the batch, the dtype and the number of threads (see
     :mod:`eigengrad.native.thresholds`), never on values. A matrix with NaN or infinity in it is a ``RuntimeError`` that
-    names it; from the public functions, torch's ``LinAlgError``.
+    names it; from the public functions, torch's ``LinAlgError``. With ``errors="nan"`` it gives NaN, and leaves the
+    others alone.
     """
 
     kernel_always: ClassVar[bool] = False
-    strict: ClassVar[bool] = True
+    errors: Errors = "raise"
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         return operators.eigh(lower(A, UPLO), self.kernel_always, False, self.strict)
@@ -53,13 +59,12 @@ class Auto(Fused):
 class Native(Fused):
     """The compiled kernel for small matrices on a CPU (see :mod:`eigengrad.native`), whatever the batch.
 
-    As accurate as LAPACK, on every core, with many matrices at once. A matrix with NaN or infinity gives NaN and
-    leaves the others alone, where :class:`Auto` raises. Any n is taken, but a thread's workspace holds up to 48
-    matrices: what was measured ends at n = 256.
+    As accurate as LAPACK, on every core, with many matrices at once. Errors are as of :class:`Auto`. Any n
+    is taken, but a thread's workspace holds up to 48 matrices: what was measured ends at n = 256.
     """
 
     kernel_always: ClassVar[bool] = True
-    strict: ClassVar[bool] = False
+    errors: Errors = "raise"
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         A = lower(A, UPLO)
@@ -108,6 +113,25 @@ class SVD:
         return S.flip(-1), U.flip(-1)
 
 
+@dataclass(frozen=True)
+class Tolerant:
+    """Another solver, with NaN for matrices that are not finite, and no harm to their neighbours."""
+
+    solver: Solver
+
+    @property
+    def differentiable(self) -> bool:
+        """As of the other."""
+        return self.solver.differentiable
+
+    def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        check(A, UPLO)
+        finite = (A.tril() if UPLO == "L" else A.triu()).isfinite().all(-1).all(-1)[..., None]
+        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+        L, V = self.solver(torch.where(finite[..., None], A, identity), UPLO)
+        return torch.where(finite, L, torch.nan), torch.where(finite[..., None], V, torch.nan)
+
+
 _BY_NAME: dict[Name, Solver] = {
     "auto": Auto(),
     "eigh": Eigh(),
@@ -118,13 +142,23 @@ _BY_NAME: dict[Name, Solver] = {
 }
 
 
-def resolve(solver: Name | Solver) -> Solver:
-    """The solver object behind a name; an object is returned as it is.
+def resolve(solver: Name | Solver, errors: Errors = "raise") -> Solver:
+    """The solver object behind a name; an object is returned as it is, but for ``errors="nan"``.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or for other ``errors``.
         TypeError: for anything that is neither a name nor a solver.
     """
+    check_errors(errors)
+    algorithm = _resolve(solver)
+    if errors == "raise":
+        return algorithm
+    if isinstance(algorithm, (Auto, Native)):
+        return replace(algorithm, errors=errors)
+    return cast("Solver", Tolerant(algorithm))
+
+
+def _resolve(solver: Name | Solver) -> Solver:
     if isinstance(solver, str):
         if solver not in _BY_NAME:
             raise ValueError(

@@ -1,7 +1,7 @@
 """The geometry of positive definite matrices: distances, maps and means, each exact at equal arguments.
 
-``affine_invariant`` (and log-Euclidean), ``bures`` (optimal transport between Gaussians, and FID), ``means`` of both, and
-the ``equations`` of Lyapunov and Sylvester.
+``affine_invariant`` (and log-Euclidean), ``bures`` (optimal transport between Gaussians, and FID), ``means`` of both,
+and the ``equations`` of Lyapunov and Sylvester.
 """
 
 from eigengrad.spd.affine_invariant import (

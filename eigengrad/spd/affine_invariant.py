@@ -1,11 +1,11 @@
 """The affine-invariant geometry of positive definite matrices, and the log-Euclidean distance.
 
 Everything is a function of ``X = G^-1 B G^-H`` with ``A = G G^H``: by congruence invariance any factor G does, and with
-Cholesky's no root of A, and no eigenvector, is differentiated. What is left are functions of X with derivatives that are
-exact where eigenvalues meet, as all of them do where ``A = B``.
+Cholesky's no root of A, and no eigenvector, is differentiated. What is left are functions of X with derivatives that
+are exact where eigenvalues meet, as all of them do where ``A = B``.
 
-Source: Bhatia, *Positive Definite Matrices*, 2007, chapters 4 and 6; Pennec, Fillard, Ayache, IJCV 66, 2006; Arsigny et al.,
-SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 2019 (parallel transport).
+Source: Bhatia, *Positive Definite Matrices*, 2007, chapters 4 and 6; Pennec, Fillard, Ayache, IJCV 66, 2006; Arsigny
+et al., SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 2019 (parallel transport).
 """
 
 import torch
@@ -18,27 +18,29 @@ from eigengrad.matrix_functions import expm, logm, powm, sqrtm
 
 __all__ = [
     "affine_invariant_distance",
+    "check_pair",
     "exp_map",
+    "frobenius",
     "geometric_mean",
     "log_euclidean_distance",
     "log_map",
-    "check_pair",
-    "frobenius",
     "parallel_transport",
 ]
 
 
 @public
 def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
-    r"""The weighted geometric mean :math:`A \#_t B = A^{1/2} (A^{-1/2} B A^{-1/2})^t A^{1/2}`: the geodesic from A to B.
+    r"""The weighted geometric mean :math:`A \#_t B = A^{1/2} (A^{-1/2} B A^{-1/2})^t A^{1/2}`, on the geodesic.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
         B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``.
         t: 0 for A, 1 for B, a number; or a tensor ``(*)``, differentiated, for definite B.
 
     Returns:
-        Hermitian positive definite matrices. For ``t = 0.5`` with every derivative, otherwise with first and second ones.
+        Hermitian positive definite matrices. For ``t = 0.5`` with every derivative, otherwise with first and second
+        ones.
 
     Shape:
         ``(*, n, n)`` each; batches broadcast.
@@ -65,7 +67,8 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
     r"""The geodesic distance :math:`\| \log(A^{-1/2} B A^{-1/2}) \|_F`, also called Riemannian, or Fisher-Rao's.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
         B: the same.
         squared: the square, which is smooth everywhere. At equal arguments the distance itself has a kink; its gradient
             there is 0.
@@ -78,13 +81,14 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
 
     Raises:
         TypeError, ValueError: for arguments that are no such matrices.
-        torch.linalg.LinAlgError: if a matrix of A is not positive definite. (Of a B that is not, the distance is infinite
+        torch.linalg.LinAlgError: if a matrix of A is not positive definite. (Of a B that is not, the distance is
+            infinite
             or NaN.)
 
     Example:
         >>> import torch, eigengrad as eg
         >>> eg.spd.affine_invariant_distance(torch.eye(4), torch.e * torch.eye(4))
-        tensor(2.)
+        tensor(2.0000)
     """
     check_pair(A, B)
     G = torch.linalg.cholesky(mirrored(A, "L"))
@@ -105,7 +109,7 @@ def log_euclidean_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Te
     Example:
         >>> import torch, eigengrad as eg
         >>> eg.spd.log_euclidean_distance(torch.eye(4), torch.e * torch.eye(4), squared=True)
-        tensor(4.)
+        tensor(4.0000)
     """
     check_pair(A, B)
     return frobenius(logm(A) - logm(B), squared)

@@ -7,14 +7,14 @@ With :math:`A = G G^H` and :math:`C = (G^H B G)^{1/2}`,
     G C^+ G^H                       the map that carries B to A, and half of the gradient in B.
 
 Two eigendecompositions give all. Where A is singular, the gradient in A is right for a factor of A (for the data of a
-covariance, that is): T is determined on A's range, which takes no more. The derivative of T solves Lyapunov's equation with C,
+covariance, that is): T is determined on A's range, which takes no more. The derivative of T solves Lyapunov's equation,
 
     A T Q + Q T A = gT,
 
 whose derivative is another such equation: every order, exact where eigenvalues meet, and where A = B.
 
-Source: Bhatia, Jain, Lim, *On the Bures-Wasserstein distance between positive definite matrices*, 2019; Dowson and Landau,
-1982; Heusel et al., NeurIPS 2017 (FID); Peyré and Cuturi, *Computational Optimal Transport*, 2019, remark 2.31.
+Source: Bhatia, Jain, Lim, *On the Bures-Wasserstein distance between positive definite matrices*, 2019; Dowson and
+Landau, 1982; Heusel et al., NeurIPS 2017 (FID); Peyré and Cuturi, *Computational Optimal Transport*, 2019, remark 2.31.
 """
 
 from typing import Any, NamedTuple
@@ -31,15 +31,15 @@ from eigengrad.spd.affine_invariant import check_pair
 __all__ = ["bures_distance", "frechet_distance", "optimal_transport_map", "transport_map"]
 
 LARGE = 256
-"""From this size on one matrix is worth a look, whether Cholesky's factor will do and whether anyone wants a gradient."""
+"""From this size on it is worth a look whether Cholesky's factor will do, and whether anyone wants a gradient."""
 
 
 @public
 def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
     r"""The Bures-Wasserstein distance, :math:`d^2 = \mathrm{tr}\,(A + B - 2 (A^{1/2} B A^{1/2})^{1/2})`.
 
-    Computed as :math:`\min_U \| A^{1/2} - B^{1/2} U \|_F`, it is exact to rounding near equality, where the difference of
-    the traces would lose half of the digits.
+    Computed as :math:`\min_U \| A^{1/2} - B^{1/2} U \|_F`, it is exact to rounding near equality, where the difference
+    of the traces would lose half of the digits.
 
     Args:
         A: Hermitian positive semidefinite matrices, of float32, float64, complex64 or complex128. The lower triangle is
@@ -49,8 +49,8 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
             arguments; its gradient there is 0.
 
     Returns:
-        Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient is
-        that for a factor of the matrix, or for moves that keep its range, which is zero between null vectors.
+        Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient
+        is that for a factor of the matrix, or for moves that keep its range, which is zero between null vectors.
 
     Shape:
         ``(*, n, n)`` each, to ``(*)``; batches broadcast.
@@ -117,11 +117,12 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
 
 @public
 def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
-    r"""The matrix T of the optimal map between centred Gaussians: Hermitian with :math:`T A T = B`; it is :math:`A^{-1} \# B`.
+    r"""The matrix T of the optimal map between centred Gaussians: Hermitian with :math:`T A T = B`; it is
+    :math:`A^{-1} \# B`.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
-            Of a singular one, the map is determined on its range, and zero between null vectors.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read. Of a singular one, the map is determined on its range, and zero between null vectors.
         B: Hermitian positive semidefinite ones.
 
     Returns:
@@ -171,12 +172,13 @@ def _factors(A: Tensor, B: Tensor) -> _Factors:
 
 
 def _of_large(A: Tensor, B: Tensor) -> _Factors:
-    """Of one large matrix of each kind: Cholesky's factor where A is definite, and no eigenvectors without a gradient."""
+    """Of one large A and B: Cholesky's factor where A is definite, and no eigenvectors without a gradient."""
     gradient = torch.is_grad_enabled() and (A.requires_grad or B.requires_grad)
     A, B = A.detach(), B.detach()
     G, failed = torch.linalg.cholesky_ex(A)
     pivots = G.diagonal().real ** 2
-    if bool(failed) or not bool(pivots.min() > 1e3 * len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()):
+    rounding = len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()
+    if bool(failed) or not bool(pivots.min() > 1e3 * rounding):
         return _factors(A, B)
     product = hermitian_part(G.mH @ B @ G)
     if not gradient:
@@ -188,7 +190,7 @@ def _of_large(A: Tensor, B: Tensor) -> _Factors:
 
 
 def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The squared distance, without a difference of traces; and the factors, all to full accuracy, at the price of an SVD."""
+    """The squared distance without a difference of traces, and the factors, all to full accuracy, by an SVD."""
     root, G, V = _factor(A)
     _, H, _ = _factor(B)
     P, c, Wh = torch.linalg.svd(H.mH @ G)

@@ -1,8 +1,8 @@
 """Lyapunov's and Sylvester's equations for Hermitian matrices, with every derivative.
 
-In the eigenbases the solution of ``A X + X B = C`` divides by ``a_i + b_j``, never by a difference. It is linear in C, with
-itself as its adjoint, and differentiating the equation in A or B gives it again: so there is a derivative of every order,
-right where eigenvalues meet.
+In the eigenbases the solution of ``A X + X B = C`` divides by ``a_i + b_j``, never by a difference. It is linear in C,
+with itself as its adjoint, and differentiating the equation in A or B gives it again: so there is a derivative of
+every order, right where eigenvalues meet.
 """
 
 from typing import Any
@@ -60,7 +60,8 @@ def sylvester(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
         C: any matrices of that dtype.
 
     Returns:
-        X. Where an eigenvalue of A and one of B sum to zero, as those of null vectors do, its part between them is zero.
+        X. Where an eigenvalue of A and one of B sum to zero, as those of null vectors do, its part between them is
+        zero.
 
     Shape:
         ``A (*, m, m)``, ``B (*, n, n)``, ``C (*, m, n)``, ``X (*, m, n)``; batches broadcast.
@@ -100,7 +101,8 @@ def sylvester(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
 
 
 class _Sylvester(Function):
-    """``A, B, C -> X``. What solves the equation, the sums of eigenvalues and the eigenvectors, carries no derivative."""
+    """``A, B, C -> X``. What solves the equation, the sums of eigenvalues and the eigenvectors, carries no
+    derivative."""
 
     @staticmethod
     def forward(A: Tensor, B: Tensor, C: Tensor, sums: Tensor, U: Tensor, V: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ vanishes, ``dM = -H^-1 dF`` with the Hessian H, a Hermitian operator, positive d
 conjugate gradients take a few iterations. H acts through derivatives of F, so one more derivative of the same functions
 gives the mean's second derivative.
 
-Source: Karcher, CPAM 30, 1977; Bini and Iannazzo, *Computing the Karcher mean of symmetric positive definite matrices*, LAA
-438, 2013 (the step); Álvarez-Esteban et al., JMAA 441, 2016 (the barycentre's iteration).
+Source: Karcher, CPAM 30, 1977; Bini and Iannazzo, *Computing the Karcher mean of symmetric positive definite
+matrices*, LAA 438, 2013 (the step); Álvarez-Esteban et al., JMAA 441, 2016 (the barycentre's iteration).
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.arguments import check_square
-from eigengrad.autograd import hermitian_part, public
+from eigengrad.autograd import Function, hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
-from eigengrad.matrix_functions import expm, logm, sqrtm
+from eigengrad.matrix_functions import expm, logm
 from eigengrad.spd.bures import transport_map
 
 __all__ = ["bures_barycenter", "karcher_mean"]
@@ -38,11 +38,12 @@ SOLVES = 200
 
 @public
 def karcher_mean(A: Tensor, weights: Tensor | None = None, *, max_iterations: int = 100) -> Tensor:
-    r"""The Karcher mean, the geometric one: the minimiser of :math:`\sum_i w_i\, \delta(M, A_i)^2` in the affine-invariant
-    distance.
+    r"""The Karcher mean, the geometric one: the minimiser of :math:`\sum_i w_i\, \delta(M, A_i)^2` in the
+    affine-invariant distance.
 
     Args:
-        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
+        A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
+            read.
         weights: positive weights, equal by default, of any sum; differentiated, too.
         max_iterations: of the fixed point iteration, with the step of Bini and Iannazzo; ten to thirty is usual.
 
@@ -99,7 +100,9 @@ def _checked(A: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     if weights is None:
         weights = A.real.new_ones(A.shape[:-2])
     elif weights.shape != A.shape[:-2]:
-        raise ValueError(f"weights must have shape {tuple(A.shape[:-2])}, one for each matrix, got {tuple(weights.shape)}")
+        raise ValueError(
+            f"weights must have shape {tuple(A.shape[:-2])}, one for each matrix, got {tuple(weights.shape)}"
+        )
     weights = weights.to(A.real.dtype)
     if not bool((weights.detach() > 0).all()):
         raise ValueError("weights must be positive; leave out matrices that have none")
@@ -170,7 +173,7 @@ def _iterate(
     )
 
 
-class _Mean(torch.autograd.Function):
+class _Mean(Function):
     """``A, w -> M``, whose value is given, by the gradient that vanishes there."""
 
     @staticmethod
@@ -186,31 +189,23 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         M, A, w = ctx.saved_tensors
         Z = _Solve.apply(ctx.gradient, M, A, w, hermitian_part(g))
-        _, gA, gw = _pull_back(ctx.gradient, M, A, w, -Z)
+        _, gA, gw = torch.func.vjp(ctx.gradient, M, A, w)[1](-Z)
         return None, None, gA, gw
 
 
-def _pull_back(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, Z: Tensor) -> tuple[Tensor, ...]:
-    """The cotangents of M, A and w for Z, that of ``F(M, A, w)``."""
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = [X.view_as(X).requires_grad_() if not X.requires_grad else X.view_as(X) for X in (M, A, w)]
-        return torch.autograd.grad(gradient(*at), at, Z, create_graph=graph)
+def _hessian(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, Z: Tensor) -> Tensor:
+    """The derivative of the gradient in M, which is Hermitian, times Z."""
+    pull_back: Any = torch.func.vjp(lambda M: gradient(M, A, w), M)[1]
+    return hermitian_part(pull_back(Z)[0])
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(Function):
     """``M, A, w, R -> Z`` with ``H Z = R``, H the derivative of the gradient in M, by conjugate gradients."""
 
     @staticmethod
     def forward(gradient: Gradient, M: Tensor, A: Tensor, w: Tensor, R: Tensor) -> Tensor:
-        with torch.enable_grad():
-            at = M.detach().requires_grad_()
-            F = gradient(at, A.detach(), w.detach())
-
-        def hessian(Z: Tensor) -> Tensor:
-            return hermitian_part(torch.autograd.grad(F, at, Z, retain_graph=True)[0])
-
-        return _conjugate_gradients(hessian, lambda X: M @ X @ M, R)
+        pull_back: Any = torch.func.vjp(lambda M: gradient(M, A, w), M)[1]
+        return _conjugate_gradients(lambda Z: hermitian_part(pull_back(Z)[0]), lambda X: M @ X @ M, R)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -221,14 +216,8 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, gZ: Tensor) -> tuple[Any, ...]:
         M, A, w, Z = ctx.saved_tensors
         Y = _Solve.apply(ctx.gradient, M, A, w, hermitian_part(gZ))
-        graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            at = [X.detach().requires_grad_() for X in (M, A, w)] if not graph else [
-                X.view_as(X) if X.requires_grad else X.detach().requires_grad_() for X in (M, A, w)
-            ]
-            (HZ,) = torch.autograd.grad(ctx.gradient(*at), at[0], Z, create_graph=True)
-            cotangents = torch.autograd.grad(HZ, at, -Y, create_graph=graph)
-        return None, *cotangents, Y
+        product = torch.func.vjp(lambda M, A, w: _hessian(ctx.gradient, M, A, w, Z), M, A, w)[1]
+        return None, *product(-Y), Y
 
 
 def _conjugate_gradients(product: Callable[[Tensor], Tensor], metric: Callable[[Tensor], Tensor], R: Tensor) -> Tensor:

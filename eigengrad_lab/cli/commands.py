@@ -136,8 +136,12 @@ def _common(scale: Scale, training: Training) -> dict[str, Any]:
         hint = parts.did_you_mean(model, MODELS)
         raise UsageError(f"--model {model}: known are {', '.join(MODELS)}, or your own, module:function{hint}")
     given = {name: value for name, value in vars(training).items() if value is not None and name != "recipe"}
+    given["amp"] = None if training.amp == "off" else training.amp
+    if not training.nesterov:
+        del given["nesterov"]  # a recipe may have it
     usual = recipes.FAST_EPOCHS if training.recipe == "fast" else recipes.PRESETS[scale.preset]
     shape = {name: value for name, value in vars(scale).items() if name not in ("data", "model", "preset", "epochs")}
+    shape["flip"] = {"auto": None, "on": True, "off": False}[scale.flip]
     return {
         **shape,
         **recipes.RECIPES[training.recipe],

@@ -107,13 +107,14 @@ def estimate(configs: Sequence[RunConfig], data: str, execution: Execution, cons
     root, device = trainings(execution.output), _device(execution.device)
     missing = [config for config in configs if RunRecord(root, config).result() is None]
     workers = execution.workers or min(len(configs), _default_workers(device))
-    begun, seconds, kinds = time.monotonic(), [], {}
+    seconds, kinds = [], {}
     with console.status("timing a few steps of each kind"):
         try:
             images = load_for(configs[0], data).to(device)
         except UsageError as error:
             console.print(f"no estimate: {error}", highlight=False)
             return
+        begun = time.monotonic()
         if workers > 1 or execution.threads:
             torch.set_num_threads(execution.threads or 1)
         for config in configs:
@@ -167,7 +168,7 @@ def _recording(execution: Execution, command: str, *, weights: bool = False) -> 
     """Where runs leave their records, as an absolute path: other processes have other working folders."""
     root = trainings(execution.output).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    kept = weights if execution.weights is None else execution.weights
+    kept = execution.weights or weights
     return Recording(root, command, execution.tensorboard, execution.checkpoint_seconds, kept)
 
 

@@ -65,8 +65,8 @@ class Scale:
     """Name of the test split or folder, by default test."""
     image_size: int | None = None
     """Scale every image to this height and width."""
-    flip: bool | None = None
-    """Mirror half of the training images. By default colour photographs are mirrored, grey pictures are not."""
+    flip: Literal["auto", "on", "off"] = "auto"
+    """Mirror half of the training images; auto mirrors colour photographs, not grey pictures."""
     crop: int | None = None
     """Zeros around an image before a random crop of its size; 0 for no crops. By default an eighth of its height."""
 
@@ -83,8 +83,8 @@ class Training:
     """Images of a step, over all processes."""
     sgd_momentum: float = RunConfig.sgd_momentum
     """Of the optimiser."""
-    nesterov: bool | None = None
-    """Nesterov's momentum."""
+    nesterov: bool = False
+    """Nesterov's momentum; the fast recipe has it."""
     weight_decay: float = RunConfig.weight_decay
     """Of all parameters."""
     schedule: Schedule | None = None
@@ -97,8 +97,8 @@ class Training:
     """Scale gradients down to this total norm, in every row of a table."""
     eps: float = RunConfig.eps
     """Added to the covariance, or to the variances."""
-    amp: Literal["bf16"] | None = None
-    """Autocast to bfloat16."""
+    amp: Literal["off", "bf16"] = "off"
+    """bf16: autocast to bfloat16."""
     compile: bool = False
     """Train the network as torch.compile makes it."""
     channels_last: bool = False
@@ -128,8 +128,8 @@ class Execution:
     """Write TensorBoard's event files beside the records."""
     checkpoint_seconds: float = 30.0
     """Least time between two checkpoints of a run: what a process that dies may cost."""
-    weights: bool | None = None
-    """Keep each network at its end, for eigengrad export. By default of train alone."""
+    weights: bool = False
+    """Keep each network at its end, for eigengrad export; train always does."""
     dry_run: bool = False
     """Print what would be trained, each run with its identity, and how long it would take, and stop."""
 

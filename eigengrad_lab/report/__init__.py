@@ -1,4 +1,4 @@
 """From records to tables, figures and pages.
 
-Reading order: runs, grid, claims, figures, sections, analysis, page, write.
+Reading order: runs, statistics, grid, claims, figures, sections, analysis, page, write, summary, readme.
 """

@@ -74,7 +74,7 @@ def by_setting(root: Path) -> tuple[dict[str, list[RunConfig]], list[str]]:
 
 def setting_name(config: RunConfig) -> str:
     """Of a folder for reports: data and how much of it, network, epochs; with a hash where all else is no recipe's."""
-    words = [config.data.replace("/", "-"), short_model(config), f"{config.epochs}epochs"]
+    words = [config.data.replace("/", "-"), short_model(config, digest=True), f"{config.epochs}epochs"]
     if config.train_images is not None:
         words.append(f"{config.train_images}images")
     if config.test_images is not None:
@@ -104,6 +104,9 @@ def describe(configs: Sequence[RunConfig]) -> str:
     return f"{config.data}{images}, {short_model(config)} network, {config.epochs} epochs{recipe}, seeds: {seeds}"
 
 
-def short_model(config: RunConfig) -> str:
-    """The network's name; of the user's own, that of its function."""
-    return short_name(config.model) if is_reference(config.model) else config.model
+def short_model(config: RunConfig, *, digest: bool = False) -> str:
+    """The network's name; of the user's own, that of its function, with the digest of its source if asked for."""
+    if not is_reference(config.model):
+        return config.model
+    name, source = short_name(config.model), config.model.partition("@")[2]
+    return f"{name}-{source}" if digest and source else name

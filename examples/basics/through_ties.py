@@ -3,8 +3,8 @@ A loss whose minimum is a tie
 =============================
 
 A covariance is to have equal eigenvalues: whitening, isotropy, a degenerate shell. On the way down the eigenvalues
-meet, and there the exact gradient of the eigenvectors ends. We pull the two leading eigenvalues to 1 and their span to
-a given plane.
+meet, and there the exact gradient of the eigenvectors ends. We pull the two leading eigenvalues to 1 and their span
+to a given plane.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,9 @@ for name, (losses, gaps) in histories.items():
     bottom.semilogy([max(gap, 1e-9) for gap in gaps], **style)
     if len(losses) < STEPS:
         top.plot(len(losses) - 1, losses[-1], "X", color="crimson", markersize=13)
-        top.annotate("not a number", (len(losses), losses[-1]), xytext=(8, 4), textcoords="offset points", color="crimson")
+        top.annotate(
+            "not a number", (len(losses), losses[-1]), xytext=(8, 4), textcoords="offset points", color="crimson"
+        )
 top.set_ylabel("loss")
 top.legend(fontsize=9)
 bottom.set_ylabel("gap of the two leading eigenvalues")

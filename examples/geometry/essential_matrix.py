@@ -2,9 +2,10 @@
 The essential matrix, with outliers
 ===================================
 
-Two calibrated views of the same points fulfil ``y^T E x = 0``. The eight-point algorithm stacks the equations, and takes the
-eigenvector of the smallest eigenvalue of ``A^T W A``, 9 x 9. A network that weights the correspondences is trained through it.
-With few good matches the two smallest eigenvalues come close, which is where the gradient of other decompositions bursts.
+Two calibrated views of the same points fulfil ``y^T E x = 0``. The eight-point algorithm stacks the equations, and
+takes the eigenvector of the smallest eigenvalue of ``A^T W A``, 9 x 9. A network that weights the correspondences
+is trained through it. With few good matches the two smallest eigenvalues come close, which is where the gradient of
+other decompositions bursts.
 """
 
 import matplotlib.pyplot as plt
@@ -19,8 +20,8 @@ generator = torch.Generator().manual_seed(0)
 
 def views() -> tuple[Tensor, Tensor, Tensor]:
     """Matches x, y ``(BATCH, MATCHES, 3)`` and essential matrices ``(BATCH, 9)`` of length one."""
-    X = torch.rand(BATCH, MATCHES, 3, generator=generator) * 4 - 2 + torch.tensor([0.0, 0.0, 6.0])
-    R = torch.matrix_exp(0.3 * skew(torch.randn(BATCH, 3, generator=generator)))
+    X = torch.rand(BATCH, MATCHES, 3, generator=generator) * 4 - 2 + torch.tensor([0.0, 0.0, 4.0])
+    R = torch.matrix_exp(0.1 * skew(torch.randn(BATCH, 3, generator=generator)))
     t = nn.functional.normalize(torch.randn(BATCH, 3, generator=generator), dim=1)
     Y = X @ R.mT + t.unsqueeze(1)
     x, y = X / X[..., 2:], Y / Y[..., 2:]
@@ -43,22 +44,20 @@ def smallest(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 class Weights(nn.Module):
-    """A weight for each match, from its residual against an earlier fit; refined three times."""
+    """A weight for each match, from the match and from what all matches have in common (context normalisation)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 1))
+        self.layers = nn.ModuleList([nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)])
+        self.last = nn.Linear(64, 1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Weights ``(BATCH, MATCHES)`` that sum to one."""
-        weights = torch.full(x.shape[:2], 1 / MATCHES)
-        for _ in range(4):
-            E = smallest(x, y, weights).view(-1, 1, 3, 3)
-            residual = (y.unsqueeze(2) @ E @ x.unsqueeze(3)).flatten(1).abs()
-            residual = (residual / residual.median(1, keepdim=True).values.clamp_min(1e-6)).log1p()
-            seen = torch.cat([residual.unsqueeze(2), x[..., :2], y[..., :2], weights.unsqueeze(2) * MATCHES], 2)
-            weights = self.network(seen).squeeze(2).softmax(1)
-        return weights
+        h = torch.cat([x[..., :2], 4 * (y - x)[..., :2]], 2)
+        for layer in self.layers:
+            h = layer(h)
+            h = ((h - h.mean(1, keepdim=True)) / (h.std(1, keepdim=True) + 1e-5)).relu()
+        return (6 * self.last(h).squeeze(2).tanh()).softmax(1)
 
 
 def error(E: Tensor, true: Tensor) -> Tensor:
@@ -89,7 +88,9 @@ with torch.no_grad():
 figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
 for name, values in angles.items():
     ordered = torch.cat(values).sort().values
-    axis.plot(ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}")
+    axis.plot(
+        ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}"
+    )
 axis.set_xlabel("angle to the true essential matrix, degrees")
 axis.set_ylabel("pairs of views below it, %")
 axis.set_title(f"{OUTLIERS:.0%} of the matches are wrong")

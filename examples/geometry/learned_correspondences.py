@@ -2,9 +2,9 @@
 Rigid fit with learned correspondences
 ======================================
 
-Which point of one cloud belongs to which of another? A network describes each point by its surroundings; descriptions are
-matched softly; ``eg.procrustes`` fits a rotation to the matches; the rotation's error is the loss. The gradient passes through the
-fit, and divides by sums of singular values, never by differences.
+Which point of one cloud belongs to which of another? A network describes each point by its surroundings;
+descriptions are matched softly; ``eg.procrustes`` fits a rotation to the matches; the rotation's error is the loss.
+The gradient passes through the fit, and divides by sums of singular values, never by differences.
 """
 
 import matplotlib.pyplot as plt
@@ -67,7 +67,9 @@ with torch.no_grad():
     X, Y, R = clouds()
     P = match(describe, X, Y)
     fit = eg.procrustes(X, P @ Y)
-print(f"median error of the rotation: {curve[0]:.0f} degrees at first, {angle(fit.rotation, R).median():.1f} at the end")
+print(
+    f"median error of the rotation: {curve[0]:.0f} degrees at first, {angle(fit.rotation, R).median():.1f} at the end"
+)
 
 figure = plt.figure(figsize=(11, 4), layout="constrained")
 axis = figure.add_subplot(1, 3, 1)

@@ -2,9 +2,10 @@
 Surface normals of a noisy cloud
 ================================
 
-The normal at a point is the eigenvector of the smallest eigenvalue of its neighbours' covariance: thousands of 3 x 3
-matrices, one call. At an edge, neighbours from the other face spoil it. A small network learns which neighbours to trust,
-through the eigenvector: its sign is arbitrary, so the loss is the sine of the angle, squared. Clouds are boxes, with noise.
+The normal at a point is the eigenvector of the smallest eigenvalue of its neighbours' covariance: thousands of 3 x
+3 matrices, one call. At an edge, neighbours from the other face spoil it. A small network learns which neighbours
+to trust, through the eigenvector: its sign is arbitrary, so the loss is the sine of the angle, squared. Clouds are
+boxes, with noise.
 """
 
 import matplotlib.pyplot as plt
@@ -80,7 +81,10 @@ for _ in range(120):
 points, true = box()
 offsets = neighbourhoods(points)
 with torch.no_grad():
-    found = {"all neighbours alike": normals_of(offsets, torch.ones(offsets.shape[:2])), "learned trust": model(offsets)}
+    found = {
+        "all neighbours alike": normals_of(offsets, torch.ones(offsets.shape[:2])),
+        "learned trust": model(offsets),
+    }
 angles = {name: sine(normals, true).clamp(0, 1).sqrt().asin().rad2deg() for name, normals in found.items()}
 
 figure = plt.figure(figsize=(11, 5), layout="constrained")
@@ -88,6 +92,7 @@ for place, (name, angle) in enumerate(angles.items()):
     axis = figure.add_subplot(1, 2, place + 1, projection="3d")
     shown = axis.scatter(*points.T, c=angle, cmap="inferno_r", vmin=0, vmax=45, s=10)
     axis.set_title(f"{name}: {angle.mean():.1f} degrees off on average")
+    axis.set_box_aspect((1, 1, 1), zoom=1.5)
     axis.set_axis_off()
 figure.colorbar(shown, ax=figure.axes, shrink=0.6, label="error of the normal, degrees")
 plt.show()

@@ -2,10 +2,10 @@
 Second-order pooling on textures
 ================================
 
-A texture is what its filters' responses have in common, not where they are. Averaging each response over the picture
-forgets which respond together; their covariance remembers. ``eg.nn.CovariancePooling`` takes the covariance's square
-root, which its derivative passes exactly, repeated eigenvalues included. The textures:
-three gratings, each in half of every picture; which two of them stand together is the class.
+A texture is what its filters' responses have in common, not where they are. Averaging each response over the
+picture forgets which respond together; their covariance remembers. ``eg.nn.CovariancePooling`` takes the
+covariance's square root, which its derivative passes exactly, repeated eigenvalues included. The textures: three
+gratings, each in half of every picture; which two of them stand together is the class.
 """
 
 import math

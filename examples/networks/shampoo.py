@@ -2,10 +2,10 @@
 Shampoo's inverse fourth roots
 ==============================
 
-Shampoo preconditions the gradient G of a weight matrix by ``L^(-1/4) G R^(-1/4)``, with L and R the sums of ``G G^T`` and
-``G^T G``. The roots are of matrices that are singular at the start and ill-conditioned later: where optimisers report that
-"the algorithm failed to converge". Lifted by a share of their own size, they have roots that ``eg.powm`` finds to the last
-digits.
+Shampoo preconditions the gradient G of a weight matrix by ``L^(-1/4) G R^(-1/4)``, with L and R the sums of ``G
+G^T`` and ``G^T G``. The roots are of matrices that are singular at the start and ill-conditioned later: where
+optimisers report that "the algorithm failed to converge". Lifted by a share of their own size, they have roots that
+``eg.powm`` finds to the last digits.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,10 @@
 A network on EEG-like covariances
 =================================
 
-A trial of an EEG is many channels over time; what tells two kinds of imagined movement apart is which sources oscillate more
-strongly: the covariance. An SPD network maps a covariance bilinearly to a smaller one, ``W C W^T``, takes its logarithm, and
-classifies that. The logarithm's gradient is exact for the equal eigenvalues that a freshly whitened covariance has.
+A trial of an EEG is many channels over time; what tells two kinds of imagined movement apart is which sources
+oscillate more strongly: the covariance. Its size varies from trial to trial. An SPD network maps a covariance
+bilinearly to a smaller one, ``W C W^T``, takes its logarithm, and classifies that. The logarithm's gradient is
+exact for the equal eigenvalues that a freshly whitened covariance has.
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,8 @@ mixing = torch.randn(CHANNELS, SOURCES, generator=generator)
 def trials(count: int) -> tuple[Tensor, Tensor]:
     """Whitened covariances ``(count, CHANNELS, CHANNELS)`` of three classes: one source each is stronger."""
     labels = torch.randint(3, (count,), generator=generator)
-    power = torch.rand(count, SOURCES, generator=generator) + 0.5
-    power[torch.arange(count), labels] *= 1.6
+    power = (torch.randn(count, 1, generator=generator) + 0.3 * torch.randn(count, SOURCES, generator=generator)).exp()
+    power[torch.arange(count), labels] *= 2
     signals = power.sqrt().unsqueeze(2) * torch.randn(count, SOURCES, TIMES, generator=generator)
     signals = mixing @ signals
     covariance = signals @ signals.mT / TIMES

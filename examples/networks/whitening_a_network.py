@@ -2,9 +2,9 @@
 Whitening a network
 ===================
 
-Batch normalisation makes each channel's variance one; whitening removes the correlations between channels as well. The
-layer has the same interface and the same promises, so ``eg.nn.convert`` swaps it into a network that someone else
-wrote. Data: scikit-learn's digits.
+Batch normalisation makes each channel's variance one; whitening removes the correlations between channels as well.
+The layer has the same interface and the same promises, so ``eg.nn.convert`` swaps it into a network that someone
+else wrote. Data: scikit-learn's digits.
 """
 
 import copy
@@ -28,9 +28,10 @@ def network() -> nn.Sequential:
         nn.Conv2d(1, 32, 3, padding=1),
         nn.BatchNorm2d(32),
         nn.ReLU(),
-        nn.Conv2d(32, 32, 3, padding=1, stride=2),
+        nn.Conv2d(32, 32, 3, padding=1),
         nn.BatchNorm2d(32),
         nn.ReLU(),
+        nn.AvgPool2d(2),
         nn.Flatten(),
         nn.Linear(512, 10),
     )
@@ -51,9 +52,9 @@ def fit(model: nn.Module, epochs: int = 4) -> list[float]:
 
 
 def correlations(model: nn.Sequential) -> Tensor:
-    """Of the channels behind the first normalisation, which sees the test images as one batch."""
+    """Of the channels behind the second normalisation, which sees the test images as one batch."""
     with torch.no_grad():
-        features = copy.deepcopy(model).train()[:2](images[test])
+        features = copy.deepcopy(model).train()[:5](images[test])
     return features.transpose(0, 1).flatten(1).corrcoef()
 
 
@@ -65,7 +66,7 @@ for name in ("batch normalisation", "whitening"):
     torch.manual_seed(0)
     model = network()
     if name == "whitening":
-        model = eg.nn.convert(model, group_size=32)
+        model = eg.nn.convert(model, group_size=8)
     curves[name] = fit(model)
     models[name] = model
     with torch.no_grad():

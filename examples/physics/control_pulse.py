@@ -2,9 +2,10 @@
 A control pulse, through exp(-i t H)
 ====================================
 
-Three coupled spins are steered by a field that is constant on each of a few slices of time. The evolution over a slice is
-``exp(-i t H) = cos(t H) - i sin(t H)``: two functions of a Hermitian matrix, with divided differences that do not cancel, so that
-degenerate levels (here: at zero field) cost nothing. The pulse is trained to make a GHZ state from all spins down.
+Three coupled spins are steered by a field that is constant on each of a few slices of time. The evolution over a
+slice is ``exp(-i t H) = cos(t H) - i sin(t H)``: two functions of a Hermitian matrix, with divided differences that
+do not cancel, so that degenerate levels (here: at zero field) cost nothing. The pulse is trained to make a GHZ
+state from all spins down.
 """
 
 import matplotlib.pyplot as plt

@@ -2,10 +2,10 @@
 A differentiable density matrix
 ===============================
 
-Electrons on a ring of atoms fill the lowest levels, which come in degenerate pairs. What they do is in the density matrix, the projector
-on the filled levels: it does not depend on the basis within a pair, and its derivative needs only the gap between filled and empty. We
-let the ring find its bond lengths: Peierls' instability makes a regular ring of benzene's kind (4 k + 2 electrons) stay regular, and one
-of 4 k dimerise.
+Electrons on a ring of atoms fill the lowest levels, which come in degenerate pairs. What they do is in the density
+matrix, the projector on the filled levels: it does not depend on the basis within a pair, and its derivative needs
+only the gap between filled and empty. We let the ring find its bond lengths: Peierls' instability makes a regular
+ring of benzene's kind (4 k + 2 electrons) stay regular, and one of 4 k dimerise.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import eigengrad as eg
 
-STIFFNESS, COUPLING = 2.5, 1.6
+STIFFNESS, COUPLING = 3.0, 0.75
 
 
 def hamiltonian(stretch: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def hamiltonian(stretch: Tensor) -> Tensor:
 def energy(stretch: Tensor) -> Tensor:
     """Of two electrons in each filled level, and of the springs; at constant length of the ring."""
     H = hamiltonian(stretch)
-    density = 2 * eg.projector(H, slice(0, len(stretch) // 2), gradient=eg.Lorentzian(width=1e-6))
+    density = 2 * eg.projector(H, slice(0, len(stretch) // 2))
     return (density * H).sum() + STIFFNESS / 2 * stretch.square().sum()
 
 
@@ -61,12 +61,12 @@ for axis, atoms in zip(axes, (10, 12), strict=False):
     stretch, _ = rings[atoms]
     H = hamiltonian(stretch)
     density = 2 * eg.projector(H, slice(0, atoms // 2))
-    angle = torch.cumsum(2 * math.pi / atoms * (1 + 1.5 * stretch), 0)
+    angle = torch.cumsum(2 * math.pi / atoms * (1 + stretch.roll(1)), 0)
     place = torch.stack([angle.cos(), angle.sin()], 1)
     for i in range(atoms):
         j = (i + 1) % atoms
         order = density[i, j].item()
-        axis.plot(*place[[i, j]].T, color=plt.get_cmap("viridis")(order), linewidth=10 * order, solid_capstyle="round")
+        axis.plot(*place[[i, j]].T, color=plt.get_cmap("viridis")(order), linewidth=12 * order, solid_capstyle="round")
     axis.plot(*place.T, "o", color="k", markersize=9)
     axis.set(title=f"{atoms} atoms: width and colour are the bond's order", aspect="equal")
     axis.title.set_fontsize(9)

@@ -2,10 +2,10 @@
 A Hessian at repeated stretches
 ===============================
 
-A rubber of Ogden's kind stores energy in powers of its principal stretches, eigenvalues of ``C = F^T F``. A finite-element code
-needs the stress and the tangent modulus, the first and second derivative of that energy; and at rest, in every uniaxial and equibiaxial
-test, stretches are *equal*. By automatic differentiation of eigenvalues the modulus is NaN there. As a function of the
-matrix it is not.
+A rubber of Ogden's kind stores energy in powers of its principal stretches, eigenvalues of ``C = F^T F``. A
+finite-element code needs the stress and the tangent modulus, the first and second derivative of that energy; and at
+rest, in every uniaxial and equibiaxial test, stretches are *equal*. By automatic differentiation of eigenvalues the
+modulus is NaN there. As a function of the matrix it is not.
 """
 
 import matplotlib.pyplot as plt
@@ -17,16 +17,21 @@ import eigengrad as eg
 SHEAR, EXPONENT, BULK = 1.0, 3.0, 10.0
 
 
+def determinant(F: Tensor) -> Tensor:
+    """Of a 3 x 3 matrix, as a polynomial: the second derivative of torch's own is NaN at equal stretches, too."""
+    return F[0] @ torch.linalg.cross(F[1], F[2])
+
+
 def by_powers(F: Tensor) -> Tensor:
     """Energy of a deformation gradient ``(3, 3)``, by a power of C."""
-    J = torch.linalg.det(F)
+    J = determinant(F)
     C = F.mT @ F * J ** (-2 / 3)
     return 2 * SHEAR / EXPONENT**2 * (eg.powm(C, EXPONENT / 2).trace() - 3) + BULK / 2 * (J - 1) ** 2
 
 
 def by_eigenvalues(F: Tensor) -> Tensor:
     """The same, by eigenvalues."""
-    J = torch.linalg.det(F)
+    J = determinant(F)
     stretches = torch.linalg.eigvalsh(F.mT @ F * J ** (-2 / 3))
     return 2 * SHEAR / EXPONENT**2 * ((stretches ** (EXPONENT / 2)).sum() - 3) + BULK / 2 * (J - 1) ** 2
 

@@ -2,8 +2,8 @@
 Bures barycentres of Gaussians
 ==============================
 
-The Wasserstein barycentre of Gaussians is a Gaussian, whose covariance is a fixed point of
-``S = S^(-1/2) (sum_i w_i (S^(1/2) C_i S^(1/2))^(1/2))^2 S^(-1/2)``: square roots, of batches. We fill a square with the barycentres of
+The Wasserstein barycentre of Gaussians is a Gaussian, whose covariance is a fixed point of ``S = S^(-1/2) (sum_i
+w_i (S^(1/2) C_i S^(1/2))^(1/2))^2 S^(-1/2)``: square roots, of batches. We fill a square with the barycentres of
 four corners; then go backwards and *learn* the weights that belong to a given covariance, through the iteration.
 """
 

@@ -2,10 +2,10 @@
 Deep canonical correlation analysis
 ===================================
 
-Two networks look at two views of the same thing, and are trained until what they see is correlated as much as possible. The
-loss whitens both outputs; implementations go through eigenvectors and report NaN "after the first batch". With
-``eg.inv_sqrtm`` it is a function of covariances, whatever their spectrum. Views: a spiral seen through two nonlinear maps, each
-with noise of its own.
+Two networks look at two views of the same thing, and are trained until what they see is correlated as much as
+possible. The loss whitens both outputs; implementations go through eigenvectors and report NaN "after the first
+batch". With ``eg.inv_sqrtm`` it is a function of covariances, whatever their spectrum. Views: a spiral seen through
+two nonlinear maps, each with noise of its own.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,9 @@
 The Fréchet distance as a loss
 ==============================
 
-The distance behind the FID compares means and covariances of features, and contains a square root of a product of covariances.
-Measured in batches smaller than the number of features, these are singular. Here a generator is trained by it directly: it
-moves points until their *random features* have the statistics of the target's.
+The distance behind the FID compares means and covariances of features, and contains a square root of a product of
+covariances. Measured in batches smaller than the number of features, these are singular. Here a generator is
+trained by it directly: it moves points until their *random features* have the statistics of the target's.
 """
 
 import matplotlib.pyplot as plt
@@ -24,13 +24,9 @@ def features(points: Tensor) -> Tensor:
     return (points @ directions + phases).cos()
 
 
-def frechet(X: Tensor, Y: Tensor, floor: float = 1e-6) -> Tensor:
+def frechet(X: Tensor, Y: Tensor) -> Tensor:
     """Squared Fréchet distance of Gaussians with the means and covariances of ``X, Y (N, d)``."""
-    A, B = X.T.cov(), Y.T.cov()
-    S = eg.sqrtm(A, floor=floor)
-    product = S @ B @ S
-    cross = eg.sqrtm((product + product.T) / 2, floor=floor**2).trace()
-    return (X.mean(0) - Y.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross
+    return eg.spd.frechet_distance(X.mean(0), X.T.cov(), Y.mean(0), Y.T.cov())
 
 
 def target(count: int, seed: int) -> Tensor:

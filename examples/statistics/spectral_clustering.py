@@ -2,10 +2,10 @@
 Spectral clustering end to end
 ==============================
 
-Spectral clustering projects on the smallest eigenvectors of a graph's Laplacian. With k well separated clusters its k smallest
-eigenvalues are nearly *equal*, near zero: single eigenvectors have no meaning and no gradient, their projector has both. We
-learn the metric behind the graph, from a few labelled pairs, through the projector. Two of five coordinates matter, the
-others are noise.
+Spectral clustering projects on the smallest eigenvectors of a graph's Laplacian. With k well separated clusters its
+k smallest eigenvalues are nearly *equal*, near zero: single eigenvectors have no meaning and no gradient, their
+projector has both. We learn the metric behind the graph, from a few labelled pairs, through the projector. Two of
+five coordinates matter, the others are noise.
 """
 
 import matplotlib.pyplot as plt

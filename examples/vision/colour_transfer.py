@@ -2,9 +2,9 @@
 Whitening and colouring two photographs
 =======================================
 
-The covariance of small patches is a crude description of a picture's style: its palette and its grain. Whitening takes the
-content's away, ``C^(-1/2)``; colouring puts the style's in, ``S^(1/2)``. This is the heart of universal style transfer,
-there applied to a network's features. The pictures ship with scikit-learn.
+The covariance of small patches is a crude description of a picture's style: its palette and its grain. Whitening
+takes the content's away, ``C^(-1/2)``; colouring puts the style's in, ``S^(1/2)``. This is the heart of universal
+style transfer, there applied to a network's features. The pictures ship with scikit-learn.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,10 @@
 Denoising by principal components of patches
 ============================================
 
-Patches of a photograph lie near a subspace; noise does not. The projector on the leading eigenvectors of their covariance
-removes what lies outside. It depends on no sign and no basis of eigenvectors, only on the gap at the cut, and so has a
-derivative: here we use it to *learn a linear transform* of the patches, in which the projection denoises better.
+Patches of a photograph lie near a subspace; noise does not. The projector on the leading eigenvectors of their
+covariance removes what lies outside. It depends on no sign and no basis of eigenvectors, only on the gap at the
+cut, and so has a derivative: here we use it to *learn a linear transform* of the patches, in which the projection
+denoises better.
 """
 
 import matplotlib.pyplot as plt
