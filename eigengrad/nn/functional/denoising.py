@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eigengrad import solvers
 from eigengrad.eigh import eigh
-from eigengrad.gradients import GradientRule, Lorentzian, Unrolled
+from eigengrad.gradients import GradientRule, PowerIteration, Unrolled
 from eigengrad.matrix_functions import projector
 from eigengrad.nn.functional.batch_statistics import (
     AffineMap,
@@ -30,8 +30,9 @@ from eigengrad.nn.functional.moments import affine, full_precision, working_dtyp
 __all__ = ["check_rank", "denoise", "evaluation_map", "projection"]
 
 
-ACROSS_THE_CUT: GradientRule = Lorentzian()
-"""Where no rule is given. It is exact, and on digits trains as power iteration does (``benchmarks/evaluation.py``)."""
+ACROSS_THE_CUT: GradientRule = PowerIteration()
+"""Where no rule is given. On digits a Lorentzian trains no better (``benchmarks/evaluation.py``), and its weights are
+NaN where nothing varies and the correlations are zero."""
 TIED = 1e-6
 """Share of the largest eigenvalue within which, in evaluation, those at the cut count as tied: rounding of float32."""
 
@@ -76,7 +77,7 @@ def denoise(
         energy: share of the spectrum to keep, in (0, 1]: as many eigenvectors as are needed for their eigenvalues to
             make up this share of the sum. The paper's preserved information.
         num_batches_tracked: number of batches in the running estimates, ``()``. Updated in place when training.
-        gradient: ``None`` for the derivative of the projector with :class:`eigengrad.Lorentzian` across the cut
+        gradient: ``None`` for the derivative of the projector with :class:`eigengrad.PowerIteration` across the cut
             (:func:`eigengrad.projector`). With a rule, eigenvectors are differentiated by it, as in the paper.
         solver: as for :func:`eigengrad.eigh`.
         process_group: processes that share their moments: a group, or ``"all"``. ``None`` for the moments of this
