@@ -81,7 +81,7 @@ def test_rounding_below_eps_is_lifted() -> None:
 
 def test_groups_of_one_are_batch_norm(generator: torch.Generator) -> None:
     x = mixed((16, 10, 3, 3), generator, torch.float32)
-    whitening, batchnorm = eg.nn.ZCAWhitening(10, group_size=1), nn.BatchNorm2d(10, eps=1e-4)
+    whitening, batchnorm = eg.nn.ZCAWhitening(10, momentum=0.1, group_size=1), nn.BatchNorm2d(10, eps=1e-4)
     torch.testing.assert_close(whitening(x), batchnorm(x))
     torch.testing.assert_close(whitening.running_mean, batchnorm.running_mean)
 
