@@ -4,6 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "public", "save"]
+__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "observer", "public", "save"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,10 +142,13 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def outside(*arguments: P.args, **options: P.kwargs) -> T:
         try:
-            if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():  # quickly, as a rule
-                if getattr(arguments[0] if arguments else None, "dtype", None) not in _HALF:
-                    return function(*arguments, **options)
-                return _in_full(function, arguments, options)
+            if not torch.compiler.is_compiling():
+                if (look := observer.get()) is not None:
+                    return _looked_at(look, outside, arguments, options)
+                if not torch._C._is_any_autocast_enabled():  # quickly, as a rule
+                    if getattr(arguments[0] if arguments else None, "dtype", None) not in _HALF:
+                        return function(*arguments, **options)
+                    return _in_full(function, arguments, options)
             devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
             if not devices or not has_autocast(devices[0]) or not torch.is_autocast_enabled(devices[0]):
                 return _in_full(function, arguments, options)
@@ -158,12 +162,25 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
     return outside
 
 
+observer: ContextVar[Any] = ContextVar("observer", default=None)
+"""Who is to look at calls of public functions: called with the function, its name, arguments and options."""
+
+
+def _looked_at(look: Any, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The call by way of an observer, who looks at none of those within it."""
+    token = observer.set(None)
+    try:
+        return look(function, function.__name__, arguments, options)
+    finally:
+        observer.reset(token)
+
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def _in_full(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """What is of half precision in float32, and results as the first argument is."""
-    dtype = getattr(arguments[0] if arguments else None, "dtype", None)
+    dtype = getattr(arguments[0] if arguments else next(iter(options.values()), None), "dtype", None)
     result = function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
     if dtype not in _HALF:
         return result

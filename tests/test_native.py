@@ -47,8 +47,8 @@ def check(A: Tensor) -> None:
     """Ascending, and as accurate as LAPACK to a factor of 2 in the worst case.
 
     Below 0.07 units, a few times rounding, nothing is compared: on Wilkinson's matrices divide and conquer splits off
-    nearly everything and has 0.016 units, QL 0.034 (n = 97); on random ones of n = 301 LAPACK has 0.030 on one processor
-    and more on another, ours without fused multiply-adds 0.060.
+    nearly everything and has 0.016 units, QL 0.034 (n = 97); on random ones of n = 301 LAPACK has 0.030 on one
+    processor and more on another, ours without fused multiply-adds 0.060.
     """
     L, V = solve(A)
     assert (L.diff(dim=-1) >= 0).all()

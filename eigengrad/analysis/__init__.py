@@ -1,5 +1,6 @@
 """Diagnostics: what a spectrum does to gradients, what a rule would do about it, and whether a loss is well defined."""
 
+from eigengrad.analysis.checks import checks
 from eigengrad.analysis.gauge import GaugeDependence, gauge_dependence
 from eigengrad.analysis.inspection import Inspection, inspect
 from eigengrad.analysis.iterations import gradient_bound, iterations_for, remainder
@@ -9,6 +10,7 @@ __all__ = [
     "GaugeDependence",
     "Inspection",
     "PairInspection",
+    "checks",
     "gauge_dependence",
     "gradient_bound",
     "inspect",

@@ -1,0 +1,148 @@
+"""A mode that looks at what functions are given, and at what is asked of their gradients, and says where.
+
+The functions of this package read one triangle and trust the other; differentiate eigenvectors by a rule, whatever the
+loss does with their phase or basis; and never wait for a device to look at values. Within :func:`checks` they look.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eigengrad.autograd import observer
+
+__all__ = ["checks"]
+
+_HERMITIAN = frozenset(
+    "eigh topk_eigh projector sqrtm inv_sqrtm logm expm powm matrix_function spectral_sum".split()  # noqa: SIM905
+)
+"""Functions whose first argument is taken to be Hermitian."""
+_PACKAGE = str(Path(__file__).parents[1])
+_UNITS = 1000.0
+"""Of rounding: a matrix is Hermitian, and eigenvalues are equal, up to so many, relative to the largest."""
+
+
+@contextmanager
+def checks() -> Iterator[None]:
+    """Within this context, in this thread, every public function looks at its arguments and at its cotangents.
+
+    * Matrices are finite, and Hermitian, up to 1000 units of rounding relative to their largest entry, where a function
+      takes them to be: a matrix that is not symmetric has no business in ``sqrtm`` or ``logm`` here.
+    * In the backward pass, the cotangent of the eigenvectors of ``eigh`` and ``topk_eigh`` asks for nothing undefined:
+      no change of the phase of a complex eigenvector, and no rotation among eigenvectors of equal eigenvalues, beyond
+      the square root of the machine epsilon relative to the cotangent's size.
+
+    What is found is an error that names the function, the matrix and the line of your code that called it. To look at
+    values makes a device wait, so this is for tests and for the first steps of a training, not for all of it. Off, it
+    costs nothing. Compiled and traced functions, fakes, and tensors under ``torch.func`` are not looked at.
+
+    Raises:
+        ValueError: within the context, for what is found; in the backward pass too, wherever that runs.
+
+    Example:
+        >>> import torch, eigengrad as eg
+        >>> with eg.analysis.checks():  # doctest: +ELLIPSIS
+        ...     eg.sqrtm(torch.tensor([[2.0, 1.0], [0.0, 2.0]]))
+        Traceback (most recent call last):
+        ValueError: sqrtm at ...: A must be Hermitian, but A - A^H is 0.5 of A's largest entry; sqrtm reads ...
+    """
+    token = observer.set(_observed)
+    try:
+        yield
+    finally:
+        observer.reset(token)
+
+
+def _observed(function: Callable[..., Any], name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The result of a call, looked at before and after."""
+    site = f"{name} at {_caller()}"
+    for argument in (*arguments, *options.values()):
+        if _has_values(argument):
+            _check_finite(argument, site)
+            if name in _HERMITIAN:
+                _check_hermitian(argument, name, site)
+        break  # the first; others are no matrices, or may be what they like
+    result = function(*arguments, **options)
+    if name in ("eigh", "topk_eigh") and _has_values(result.eigenvectors) and result.eigenvectors.requires_grad:
+        L, V = result.eigenvalues.detach(), result.eigenvectors.detach()
+        result.eigenvectors.register_hook(lambda g: _check_cotangent(g, L, V, site))
+    return result
+
+
+def _caller() -> str:
+    """The line that called the public function, outside of this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _has_values(value: object) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.numel() > 0
+        and (value.is_floating_point() or value.is_complex())
+        and value.device.type != "meta"
+        and type(value) in (Tensor, torch.nn.Parameter)
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _check_finite(A: Tensor, site: str) -> None:
+    finite = A.detach().isfinite().flatten(-2).all(-1) if A.dim() > 1 else A.detach().isfinite().all()
+    if not finite.all():
+        raise ValueError(f"{site}: {_first(~finite)} holds NaN or infinity")
+
+
+def _check_hermitian(A: Tensor, name: str, site: str) -> None:
+    A = A.detach()
+    if A.dim() < 2 or A.shape[-1] != A.shape[-2]:
+        return  # for the function itself to refuse
+    share = (A - A.mH).abs().amax((-2, -1)) / A.abs().amax((-2, -1)).clamp_min(torch.finfo(A.dtype).tiny)
+    bad = share > _UNITS * torch.finfo(A.dtype).eps
+    if bad.any():
+        which = "A" if A.dim() == 2 else _first(bad)
+        raise ValueError(
+            f"{site}: {which} must be Hermitian, but A - A^H is {share[bad].flatten()[0].item():.2g} of A's largest "
+            f"entry; {name} reads the lower triangle alone. Pass (A + A.mH) / 2, or use torch.linalg"
+        )
+
+
+def _check_cotangent(g: Tensor, L: Tensor, V: Tensor, site: str) -> None:
+    """Of eigenvectors V ``(*, n, k)``: nothing along ``i v``, and within ties nothing along ``v_i W`` for skew W."""
+    if not g.isfinite().all():
+        raise ValueError(f"{site}: the cotangent of the eigenvectors, which the loss has sent back, is not finite")
+    eps, tiny = torch.finfo(L.dtype).eps, torch.finfo(L.dtype).tiny
+    g = g / g.abs().amax((-2, -1), keepdim=True).clamp_min(tiny)  # whose norm neither overflows nor vanishes
+    P = V.mH @ g
+    turn = (P - P.mH) / 2
+    size = torch.linalg.matrix_norm(g).clamp_min(tiny)
+    same = torch.eye(L.shape[-1], dtype=torch.bool, device=L.device)
+    gap = (L.unsqueeze(-1) - L.unsqueeze(-2)).abs()
+    tied = (gap <= _UNITS * eps * L.abs().amax(-1)[..., None, None]) & ~same
+    for found, what, cure in (
+        (turn.diagonal(dim1=-2, dim2=-1).abs().amax(-1), "the phase of an eigenvector", "fix the phase in the loss"),
+        (
+            turn.abs().masked_fill(~tied, 0.0).amax((-2, -1)),
+            "the basis among eigenvectors of equal eigenvalues",
+            "use a function of the matrix, or the projector on all of them",
+        ),
+    ):
+        share = found / size
+        bad = share > eps**0.5
+        if bad.any():
+            raise ValueError(
+                f"{site}: the loss depends on {what}, which is arbitrary: in {_first(bad)}, that is "
+                f"{share[bad].flatten()[0].item():.2g} of the gradient's size; {cure}"
+            )
+
+
+def _first(bad: Tensor) -> str:
+    """The first matrix of a batch for which ``bad`` is true."""
+    if bad.dim() == 0:
+        return "the matrix"
+    return f"matrix {tuple(bad.nonzero()[0].tolist()) if bad.dim() > 1 else int(bad.nonzero()[0])} of the batch"
