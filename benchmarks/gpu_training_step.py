@@ -11,6 +11,7 @@ Exit code: 0 when done or stopped by the limit, 1 if the claim fails, 2 without 
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -52,10 +53,11 @@ class Literal(nn.Module):
 
 def systems(d: int) -> dict[str, nn.Module]:
     """The layers that are compared, by name, for groups of d channels."""
+    textbook = functools.partial(eg.nn.ZCAWhitening, 64, group_size=d, relative_eps=0.0, shrinkage=0.0)
     return {
         BATCHNORM: nn.BatchNorm2d(64),
-        OURS: eg.nn.ZCAWhitening(64, group_size=d, gradient=eg.PowerIteration(), solver="svd"),
-        CLOSED_FORM: eg.nn.ZCAWhitening(64, group_size=d),
+        OURS: textbook(gradient=eg.PowerIteration(), solver="svd"),
+        CLOSED_FORM: textbook(),
         LITERAL: Literal(d),
     }
 

@@ -123,7 +123,7 @@ public:
     static Tensor empty(const Shape& shape, std::int32_t dtype, bool by_columns = false) {
         std::int64_t strides[most_dims], step = 1;
         for (int k = shape.dims - 1; k >= 0; --k) strides[k] = step, step *= shape.size[k] > 1 ? shape.size[k] : 1;
-        if (by_columns) std::swap(strides[shape.dims - 1], strides[shape.dims - 2]);
+        if (by_columns && shape.dims >= 2) std::swap(strides[shape.dims - 1], strides[shape.dims - 2]);
         Handle handle;
         check(aoti_torch_empty_strided(shape.dims, shape.size, strides, dtype, 0, -1, &handle));
         return Tensor(handle);
@@ -149,7 +149,7 @@ public:
         const std::int64_t* stride = strides();
         std::int64_t step = 1;
         for (int k = shape.dims - 1; k >= apart; --k) {
-            const bool swapped = by_columns && k >= shape.dims - 2;
+            const bool swapped = by_columns && shape.dims >= 2 && k >= shape.dims - 2;
             const int at = swapped ? 2 * shape.dims - 3 - k : k;
             if (shape.size[at] != 1 && stride[at] != step) return false;
             step *= shape.size[at];

@@ -51,15 +51,20 @@ def uneven(x: Tensor) -> Tensor:
     return torch.cat([x, 3 * torch.arange(9, dtype=x.dtype, device=x.device).view(3, 3).sin()])
 
 
+WIDE = eg.Lorentzian(1e-3)
+"""By default a second derivative at the cluster is of 1e14, and has few digits in common with another way to it."""
+
 # For each function, the ways it is called on positive definite A (*, 3, 3), each with a result that is well defined. At
 # a tie, single eigenvectors are not: there the solver, which "auto" chooses by the size of the batch, must be one and
 # the same for a batch and for its matrices one by one.
 CALLS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "eigh": [
-        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh")),
-        lambda A: of_eigenvectors(eg.eigh(A, solver="eigh", B=A @ A + torch.eye(3, dtype=A.dtype, device=A.device))),
+        lambda A: of_eigenvectors(eg.eigh(A, gradient=WIDE, solver="eigh")),
+        lambda A: of_eigenvectors(
+            eg.eigh(A, gradient=WIDE, solver="eigh", B=A @ A + torch.eye(3, dtype=A.dtype, device=A.device))
+        ),
     ],
-    "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2, solver="eigh"))],
+    "topk_eigh": [lambda A: of_eigenvectors(eg.topk_eigh(A, 2, gradient=WIDE, solver="eigh"))],
     "projector": [
         lambda A: eg.projector(A, 1, solver="eigh"),
         lambda A: eg.projector(A, slice(0, 2), gradient=eg.Taylor(), solver="eigh"),

@@ -19,6 +19,7 @@ import eigengrad as eg
 from eigengrad_lab import data, methods, models, parts, recipes
 from eigengrad_lab.cli.parser import parse
 from eigengrad_lab.config import RunConfig, UsageError
+from eigengrad_lab.paper_whitening import PaperWhitening
 from eigengrad_lab.runs.records import recorded_runs
 from eigengrad_lab.training import Training
 
@@ -291,8 +292,8 @@ def test_an_own_network_has_the_layer_where_it_asks(module: str) -> None:
     config = dataclasses.replace(BASE, model=parts.canonical(f"{module}:build", "--model"))
     network = models.build(config, image_channels=1, classes=10, generator=torch.Generator())
     assert isinstance(network, nn.Sequential)
-    assert isinstance(network[1], eg.nn.ZCAWhitening)
-    assert network[1].num_features == 16
+    assert isinstance(network[1], PaperWhitening)
+    assert len(network[1].weight) == 16
 
 
 def test_the_example_keeps_a_rules_contract(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def solve(A: Tensor, threads: int = 1) -> tuple[Tensor, Tensor]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return solvers.Native()(A)
+        return solvers.Native(errors="nan")(A)
     finally:
         torch.set_num_threads(before)
 

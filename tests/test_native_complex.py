@@ -159,12 +159,14 @@ def test_roots(inverse: bool, dtype: torch.dtype, instructions: str, generator: 
 
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "eigh": lambda A: torch.cat([(result := eg.eigh(A, solver="native"))[1], result[0].unsqueeze(-2)], -2),
-    "sqrtm": lambda A: eg.sqrtm(A, solver="native"),
-    "inv_sqrtm": lambda A: eg.inv_sqrtm(A, solver="native"),
-    "logm": lambda A: eg.logm(A, solver="native"),
-    "expm": lambda A: eg.expm(-A, solver="native"),
-    "powm": lambda A: eg.powm(A, 0.3, solver="native"),
+    "eigh": lambda A: torch.cat(
+        [(result := eg.eigh(A, solver="native", errors="nan"))[1], result[0].unsqueeze(-2)], -2
+    ),
+    "sqrtm": lambda A: eg.sqrtm(A, solver="native", errors="nan"),
+    "inv_sqrtm": lambda A: eg.inv_sqrtm(A, solver="native", errors="nan"),
+    "logm": lambda A: eg.logm(A, solver="native", errors="nan"),
+    "expm": lambda A: eg.expm(-A, solver="native", errors="nan"),
+    "powm": lambda A: eg.powm(A, 0.3, solver="native", errors="nan"),
 }
 
 

@@ -90,7 +90,7 @@ class _Constants(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.set_materialize_grads(False)
-        ctx.save_for_forward(*output)
+        save(ctx, *output)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[None, None]:
