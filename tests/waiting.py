@@ -7,8 +7,9 @@ from collections.abc import Callable
 from eigengrad_lab.runs.records import Position, RunRecord
 
 
-def wait_until(holds: Callable[[], bool], *, during: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
-    """Until ``holds()``. Fails after that many ``seconds``, or where the process ``during`` ends before."""
+def wait_until(holds: Callable[[], bool], *, during: subprocess.Popen[str] | None = None, seconds: float = 300) -> None:
+    """Until ``holds()``. Fails after that many ``seconds`` (Ray takes 120 to a first step on cores that others use), or
+    where the process ``during`` ends before."""
     end = time.monotonic() + seconds
     while not holds():
         assert during is None or during.poll() is None, during.communicate()
