@@ -3,17 +3,13 @@
 import hashlib
 import json
 import math
-import os
-import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-import eigengrad
+from eigengrad_lab.runs.environment import environment
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -109,15 +105,8 @@ def report(name: str, measured: dict[str, dict[str, dict[str, float]]]) -> None:
 
 
 def provenance(name: str) -> dict[str, str | int | None]:
-    """Where a result comes from: the command, versions, threads and cores."""
-    return {
-        "command": f"python -m benchmarks.{name}",
-        "eigengrad": eigengrad.__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
+    """Where a result comes from: the command, and the commit and machine that it ran on."""
+    return {"command": f"python -m benchmarks.{name}", **environment()}
 
 
 def write(path: Path, text: str) -> None:

@@ -146,7 +146,8 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 if (look := observer.get()) is not None:
                     return _looked_at(look, outside, arguments, options)
                 if not torch._C._is_any_autocast_enabled():  # quickly, as a rule
-                    if getattr(arguments[0] if arguments else None, "dtype", None) not in _HALF:
+                    first = arguments[0] if arguments else next(iter(options.values()), None)
+                    if getattr(first, "dtype", None) not in _HALF:
                         return function(*arguments, **options)
                     return _in_full(function, arguments, options)
             devices = [value.device.type for value in (*arguments, *options.values()) if isinstance(value, Tensor)]

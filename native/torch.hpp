@@ -63,7 +63,6 @@ inline bool is_known(std::int32_t dtype) {
     return dtype == float32 || dtype == float64 || dtype == complex64 || dtype == complex128;
 }
 inline bool is_complex(std::int32_t dtype) { return dtype == complex64 || dtype == complex128; }
-inline Dtype wider(std::int32_t dtype) { return is_complex(dtype) ? complex128 : float64; }
 
 constexpr int most_dims = 32;
 

@@ -48,3 +48,8 @@ def test_compiled() -> None:
     A = torch.eye(3, dtype=torch.bfloat16).expand(2, 3, 3)
     compiled = torch.compile(lambda A: eg.sqrtm(A + A), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(A), eg.sqrtm(A + A)) and compiled(A).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_by_name(dtype: torch.dtype) -> None:
+    assert eg.sqrtm(A=4 * torch.eye(2, dtype=dtype)).equal(2 * torch.eye(2, dtype=dtype))
