@@ -61,7 +61,7 @@ EIGENGRAD_INLINE void dense_block(const T* a, long ld, const T* b, long b_ld, in
 
 // Rows `from` to `to` of C columns from j on. Not inlined, as the products in passes.hpp.
 template <int C, bool minus, class V>
-__attribute__((noinline)) void dense_columns(Plane<V> out, Plane<V> a, Plane<V> b, int from, int to, int j, bool add) {
+EIGENGRAD_NOINLINE void dense_columns(Plane<V> out, Plane<V> a, Plane<V> b, int from, int to, int j, bool add) {
     constexpr int depth = 256;  // of b, what the second-level cache keeps in any case; where it is more, closely packed
     V strip[depth * C];
     for (int k = 0; k < out.n; k += depth, add = true) {
@@ -106,6 +106,7 @@ EIGENGRAD_INLINE void transpose_tile(Plane<V> from, int i, int j, Plane<V> to) {
 // Eigenvalues and the like of one matrix, padded with ones.
 template <class V>
 struct DenseNumbers {
+    using vector = V;
     using T = typename V::scalar;
     T* data;
     int n;

@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "simd.hpp"
+#include "lane.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -52,8 +52,7 @@ EIGENGRAD_INLINE V nearest(V x) { return (x + V(to_whole<T>)) - V(to_whole<T>); 
 // 2^n for a whole n, if that is a normal number.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V two_to(V n) {
-    using I = typename V::native_integer;
-    return (typename V::native)(((I)(n + V(to_whole<T>)).v + Bits<T>::bias) << Bits<T>::mantissa);
+    return from_bits<V>((bits_of(n + V(to_whole<T>)) + Bits<T>::bias) << Bits<T>::mantissa);
 }
 
 // x = 2^k m with m from 1 to 2, for positive x.
@@ -65,10 +64,10 @@ EIGENGRAD_INLINE void decompose(V x, V& k, V& m) {
     constexpr T whole = T(E(1) << Bits<T>::mantissa), up = 2 * whole;
     constexpr E whole_bits = E(Bits<T>::bias + Bits<T>::mantissa) << Bits<T>::mantissa;
     const auto subnormal = V(Limits<T>::smallest) > x;
-    const I bits = (I)select(subnormal, V(up) * x, x).v;
-    const V biased = (typename V::native)(bits >> Bits<T>::mantissa | whole_bits);
+    const I bits = bits_of(select(subnormal, V(up) * x, x));
+    const V biased = from_bits<V>(bits >> Bits<T>::mantissa | whole_bits);
     k = biased - select(subnormal, V(whole + Bits<T>::bias + Bits<T>::mantissa + 1), V(whole + Bits<T>::bias));
-    m = (typename V::native)((bits & fraction) | one);
+    m = from_bits<V>((bits & fraction) | one);
 }
 
 template <class V, class T = typename V::scalar>
@@ -114,8 +113,8 @@ EIGENGRAD_INLINE V log_beyond(V s) {
 // Of a function for positive x: `zero` for zero, `infinite` for infinity, and NaN for less and for NaN.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V with_edges(V x, V y, T zero, T infinite) {
-    y = select(x > V(T(0)), y, select(x == V(T(0)), V(zero), V(T(__builtin_nan("")))));
-    return select(x == V(T(__builtin_inf())), V(infinite), y);
+    y = select(x > V(T(0)), y, select(x == V(T(0)), V(zero), V(not_a_number<T>())));
+    return select(x == V(infinity<T>()), V(infinite), y);
 }
 
 // x = 2^k m with m from sqrt(1/2) to sqrt(2), for positive x.
@@ -134,7 +133,7 @@ EIGENGRAD_INLINE V log(V x) {
     decompose_about_one(x, k, m);
     const V f = m - V(T(1)), s = f / (m + V(T(1)));
     const V y = fma(k, V(C::log_2[0]), f - fnma(k, V(C::log_2[1]), s * (f - log_beyond(s))));
-    return with_edges(x, y, T(-__builtin_inf()), T(__builtin_inf()));
+    return with_edges(x, y, -infinity<T>(), infinity<T>());
 }
 
 // log(x/y) for x >= y > 0, without loss where they are close, and whatever their quotient.
@@ -150,20 +149,19 @@ EIGENGRAD_INLINE V log_ratio(V x, V y) {
     m = select(large, half * m, m), m_y = select(small, half * m_y, m_y);
     const V s = (m - m_y) / (m + m_y);
     const V ratio = fma(k, V(C::log_2[0]), fma(k, V(C::log_2[1]), s * log_beyond(s)) + (s + s));
-    return with_edges(y, ratio, T(__builtin_inf()), T(0));
+    return with_edges(y, ratio, infinity<T>(), T(0));
 }
 
 // a b = result + low.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V exact_product(V a, V b, V& low) {
     const V product = a * b;
-#if defined(__FMA__) || defined(__aarch64__)
+#if defined(__FMA__) || defined(__aarch64__) || defined(__CUDACC__)
     low = fma(a, b, -product);
 #else
     // Halves whose products are exact (Dekker).
-    using I = typename V::native_integer;
     constexpr auto head = ~((typename V::integer(1) << (Bits<T>::mantissa / 2 + 1)) - 1);
-    const V a_head = (typename V::native)((I)a.v & head), b_head = (typename V::native)((I)b.v & head);
+    const V a_head = from_bits<V>(bits_of(a) & head), b_head = from_bits<V>(bits_of(b) & head);
     const V a_tail = a - a_head, b_tail = b - b_head;
     low = a_tail * b_tail - (((product - a_head * b_head) - a_tail * b_head) - a_head * b_tail);
 #endif
@@ -206,8 +204,8 @@ EIGENGRAD_INLINE V power_of(V x, Exponent<T> p) {
     const V n = nearest(y), r = V(T(0x1.62e42fefa39efp-1)) * ((y - n) + select(y == high, low, V(T(0))));
     const V q = fma(r * r, polynomial(C::exponential, r), r), n_half = nearest(half * n);
     const V result = (one + q) * two_to(n_half) * two_to(n - n_half);
-    const T infinity = T(__builtin_inf()), at_zero = p.high > 0 ? 0 : p.high < 0 ? infinity : 1;
-    return with_edges(x, result, at_zero, p.high > 0 ? infinity : p.high < 0 ? T(0) : T(1));
+    const T huge = infinity<T>(), at_zero = p.high > 0 ? 0 : p.high < 0 ? huge : 1;
+    return with_edges(x, result, at_zero, p.high > 0 ? huge : p.high < 0 ? T(0) : T(1));
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

@@ -6,9 +6,6 @@
 
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
 #include "dense.hpp"
 #include "kernel.hpp"
 #include "lanes.hpp"
@@ -57,7 +54,7 @@ EIGENGRAD_INLINE typename V::mask column_is_major(V x, V y, int i, int j) {
 }
 
 // What a Lorentzian takes from all eigenvalues x of a matrix.
-template <class Numbers, class T, class V = std::decay_t<decltype(std::declval<Numbers>().row(0))>>
+template <class Numbers, class T, class V = typename Numbers::vector>
 Lorentzian<V> lorentzian_of(Numbers x, int n, const PullBackArguments<T>& arguments) {
     V largest = V(T(0));
     for (int k = 0; k < n; ++k) {

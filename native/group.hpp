@@ -49,10 +49,10 @@ EIGENGRAD_INLINE void copy_short(T* to, const T* from, int n) {
     if constexpr (W > 2) {
         if (n >= W / 2) {
             T head[W / 2], tail[W / 2];
-            __builtin_memcpy(head, from, sizeof head);
-            __builtin_memcpy(tail, from + n - W / 2, sizeof tail);
-            __builtin_memcpy(to, head, sizeof head);
-            __builtin_memcpy(to + n - W / 2, tail, sizeof tail);
+            copy_bytes(head, from, sizeof head);
+            copy_bytes(tail, from + n - W / 2, sizeof tail);
+            copy_bytes(to, head, sizeof head);
+            copy_bytes(to + n - W / 2, tail, sizeof tail);
             return;
         }
         copy_short<W / 2>(to, from, n);

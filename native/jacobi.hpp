@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "simd.hpp"
+#include "lane.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 

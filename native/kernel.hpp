@@ -4,6 +4,17 @@
 
 namespace eigengrad {
 
+#if defined(EIGENGRAD_SCALAR)
+
+// What a thread of a GPU has to work with.
+struct Workspace {
+    void* memory;
+
+    void* reserve(long) const { return memory; }
+};
+
+#else
+
 // What one thread has to work with: memory, aligned for any vector; and, where one matrix is all there is, threads to
 // share its products with.
 struct Workspace {
@@ -21,6 +32,8 @@ struct Workspace {
         }
     }
 };
+
+#endif
 
 // Which derivative, and where its weights come from: those of eigenvectors are given or made by a rule, a Lorentzian or a
 // geometric series; those of a function given or made for one that is known; a projector's are by a rule, or exact without

@@ -12,6 +12,7 @@ namespace eigengrad::EIGENGRAD_ISA {
 // Eigenvalues and the like, one in each lane of a vector.
 template <class V>
 struct LaneNumbers {
+    using vector = V;
     using T = typename V::scalar;
     V* data;
     int n, count;

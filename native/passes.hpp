@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kernel.hpp"
-#include "simd.hpp"
+#include "lane.hpp"
 #include "transpose.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
@@ -18,9 +18,6 @@ constexpr int affine_rows = 8, gram_rows = 4;
 constexpr int affine_rows = 4, gram_rows = 2;
 #endif
 constexpr int gram_columns = 4, affine_vectors = 2;
-
-// For the two products, whose sums fill the registers: inlined, GCC 12 keeps them in memory (measured at half the speed).
-#define EIGENGRAD_NOINLINE __attribute__((noinline))
 
 // Observations in a panel: two panels of d channels take about 64 KiB.
 template <class T>
@@ -68,7 +65,8 @@ EIGENGRAD_INLINE Vec<T, W> sums_of_lanes(Vec<T, W>* x) {
 constexpr int gram_tile = gram_rows * gram_columns;
 constexpr long gram_size(int d) { return long(round_up(d, gram_rows)) * round_up(d, gram_columns); }
 
-// tiles += a b^T for panels a and b, in tiles of gram_rows x gram_columns; with `symmetric`, only the lower ones.
+// tiles += a b^T for panels a and b, in tiles of gram_rows x gram_columns; with `symmetric`, only the lower ones. Not
+// inlined, as `apply` below: GCC 12 would keep the sums, which fill the registers, in memory (measured at half the speed).
 template <class V, class T = typename V::scalar>
 EIGENGRAD_NOINLINE void add_gram(const T* a, const T* b, int d, int P, int used, bool symmetric, T* tiles) {
     for (int i = 0; i < d; i += gram_rows)

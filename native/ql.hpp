@@ -10,7 +10,7 @@
 
 #pragma once
 
-#include "simd.hpp"
+#include "lane.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 

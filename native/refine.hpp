@@ -46,7 +46,7 @@ struct Refinement {
 
     // To the first order, where `wanted`. F keeps what K leaves of it. Not inlined: GCC 12 cannot expand the comparison of
     // two doubles that it would carry along.
-    __attribute__((noinline)) void step(const T* matrices, Mask wanted, Workspace with) {
+    EIGENGRAD_NOINLINE void step(const T* matrices, Mask wanted, Workspace with) {
         const V half(T(0.5));
         f.load(matrices);
         f.mirror();

@@ -22,9 +22,9 @@ struct Scale {
     }
     EIGENGRAD_INLINE V scaled(V x) const { return select(finite, x * down, V(T(0))); }
     EIGENGRAD_INLINE Complex<V> scaled(Complex<V> x) const { return {scaled(x.re), scaled(x.im)}; }
-    EIGENGRAD_INLINE V unscaled(V x) const { return select(finite, x * up, V(T(__builtin_nan("")))); }
+    EIGENGRAD_INLINE V unscaled(V x) const { return select(finite, x * up, V(not_a_number<T>())); }
     // Adding zero turns -0 into 0, which idle rotations may or may not have done before.
-    EIGENGRAD_INLINE V vector(V x) const { return select(finite, x + V(T(0)), V(T(__builtin_nan("")))); }
+    EIGENGRAD_INLINE V vector(V x) const { return select(finite, x + V(T(0)), V(not_a_number<T>())); }
     EIGENGRAD_INLINE Complex<V> vector(Complex<V> x) const { return {vector(x.re), vector(x.im)}; }
 };
 

@@ -1,4 +1,4 @@
-// One value of a matrix in every lane: a vector of W numbers, one for each of W matrices.
+// Lanes of a CPU: a vector of W numbers, one for each of W matrices. Included by lane.hpp.
 //
 // Vec wraps a GCC/Clang vector, so arithmetic is the compiler's and the same source serves SSE2, AVX2, AVX-512 and
 // NEON. Only what vector extensions cannot say is spelt out per instruction set: fused multiply-add, square root and
@@ -7,8 +7,6 @@
 
 #pragma once
 
-#include <cstdint>
-
 #if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -16,21 +14,6 @@
 #endif
 
 namespace eigengrad::EIGENGRAD_ISA {
-
-#define EIGENGRAD_INLINE inline __attribute__((always_inline))
-
-template <class T>
-struct Bits;
-template <>
-struct Bits<float> {
-    using type = int32_t;
-    static constexpr int mantissa = 23, bias = 127;
-};
-template <>
-struct Bits<double> {
-    using type = int64_t;
-    static constexpr int mantissa = 52, bias = 1023;
-};
 
 template <class T, int W>
 struct Native {
@@ -129,6 +112,12 @@ EIGENGRAD_ROOT(float, 4, vsqrtq_f32)
 EIGENGRAD_ROOT(double, 2, vsqrtq_f64)
 #endif
 
+// The bits of every number as an integer, and back.
+template <class T, int W>
+EIGENGRAD_INLINE typename Vec<T, W>::native_integer bits_of(Vec<T, W> a) { return (typename Vec<T, W>::native_integer)a.v; }
+template <class V>
+EIGENGRAD_INLINE V from_bits(typename V::native_integer bits) { return (typename V::native)bits; }
+
 template <class T, int W>
 EIGENGRAD_INLINE Vec<T, W> abs(Vec<T, W> a) {
     using I = typename Vec<T, W>::native_integer;
@@ -200,41 +189,5 @@ EIGENGRAD_INLINE bool any(Mask<T, W> m) {
 }
 
 #endif
-
-// The larger; b where a is NaN.
-template <class T, int W>
-EIGENGRAD_INLINE Vec<T, W> max(Vec<T, W> a, Vec<T, W> b) { return select(a > b, a, b); }
-
-// 2^-k and 2^k for the k with 2^k <= a < 2^(k+1), kept within the normal numbers at both ends.
-template <class T, int W>
-EIGENGRAD_INLINE void power_of_two(Vec<T, W> a, Vec<T, W>& down, Vec<T, W>& up) {
-    using V = Vec<T, W>;
-    using I = typename V::native_integer;
-    using B = Bits<T>;
-    using E = typename V::integer;
-    I exponent = (I)a.v >> B::mantissa;
-    exponent = exponent < E(1) ? (I{} + E(1)) : exponent;
-    exponent = exponent > E(2 * B::bias - 1) ? (I{} + E(2 * B::bias - 1)) : exponent;
-    up = (typename V::native)(exponent << B::mantissa);
-    down = (typename V::native)((E(2 * B::bias) - exponent) << B::mantissa);
-}
-
-// What an algorithm takes for zero in matrices scaled to a largest entry in [1, 2).
-template <class T>
-struct Limits;
-template <>
-struct Limits<float> {
-    static constexpr float epsilon = 0x1p-23f;      // spacing of numbers at 1
-    static constexpr float negligible = 0x1p-46f;   // eps^2: an entry that can be dropped without trace
-    static constexpr float square = 0x1p-100f;      // a sum of squares below has lost digits to underflow
-    static constexpr float smallest = 0x1p-126f;    // normal number
-};
-template <>
-struct Limits<double> {
-    static constexpr double epsilon = 0x1p-52;
-    static constexpr double negligible = 0x1p-104;
-    static constexpr double square = 0x1p-900;
-    static constexpr double smallest = 0x1p-1022;
-};
 
 }  // namespace eigengrad::EIGENGRAD_ISA

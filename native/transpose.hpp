@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "simd.hpp"
+#include "lane.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -46,7 +46,7 @@ EIGENGRAD_INLINE void transpose_from(Vec<T, W>* x) {
 // x[i] lane j becomes x[j] lane i.
 template <class T, int W>
 EIGENGRAD_INLINE void transpose(Vec<T, W>* x) {
-    transpose_from<W / 2>(x);
+    if constexpr (W > 1) transpose_from<W / 2>(x);
 }
 
 // Where W matrices of `size` numbers lie: those from `count` on are stand-ins, read from the last and never written.
@@ -69,7 +69,7 @@ EIGENGRAD_INLINE void load_tile(const Batch<const T>& in, long offset, Vec<T, W>
             x[lane] = Vec<T, W>::load(from);
         } else {
             T padded[W] = {};
-            __builtin_memcpy(padded, from, (end - from) * sizeof(T));
+            copy_bytes(padded, from, (end - from) * sizeof(T));
             x[lane] = Vec<T, W>::load(padded);
         }
     }
@@ -88,7 +88,7 @@ EIGENGRAD_INLINE void store_tile(const Batch<T>& out, long offset, Vec<T, W>* x)
         } else {
             T padded[W];
             x[lane].store(padded);
-            __builtin_memcpy(to, padded, (end - to) * sizeof(T));
+            copy_bytes(to, padded, (end - to) * sizeof(T));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 #include "elementary.hpp"
 #include "kernel.hpp"
-#include "simd.hpp"
+#include "lane.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
@@ -112,7 +112,7 @@ void apply(Scalar f, const T* x, T* result, long count) {
     for (long k = 0; k < count; k += V::lanes) {
         const long left = count - k < V::lanes ? count - k : V::lanes;
         T lanes[V::lanes] = {};
-        __builtin_memcpy(lanes, x + k, left * sizeof(T));
+        copy_bytes(lanes, x + k, left * sizeof(T));
         V y = V::load(lanes);
         if (f.kind == exponential) y = exp(y);
         else if (f.kind == logarithm) y = log(y);
@@ -120,7 +120,7 @@ void apply(Scalar f, const T* x, T* result, long count) {
         else y = sqrt(select(floor > y, floor, y));
         if (f.kind == inverse_square_root) y = V(T(1)) / y;
         y.store(lanes);
-        __builtin_memcpy(result + k, lanes, left * sizeof(T));
+        copy_bytes(result + k, lanes, left * sizeof(T));
     }
 }
 

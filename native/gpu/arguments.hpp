@@ -1,0 +1,43 @@
+// What kernels are handed: the batch's first matrix, result or vector in memory, contiguous all of them, eigenvectors in
+// rows. eigengrad/gpu/arguments.py has the same structures.
+
+#pragma once
+
+#include "kernel.hpp"
+
+namespace eigengrad {
+
+// f(A) with V and L, or in place of L what a root makes of it; without a result, V and L are all.
+template <class T>
+struct DecomposeArguments {
+    const T* matrices;
+    T *result, *values, *vectors;
+    long count;
+    int n, refined;
+    Scalar f;
+};
+
+template <class T>
+struct RefineArguments {
+    const T* matrices;
+    T *vectors, *values;
+    long count;
+    int n;
+};
+
+template <class T>
+struct RecomposeArguments {
+    const T *vectors, *values;
+    T* result;
+    long count;
+    int n;
+};
+
+template <class T>
+struct DerivativeArguments {
+    PullBackArguments<T> of;
+    long count;
+    int n;
+};
+
+}  // namespace eigengrad
