@@ -3,7 +3,8 @@
 Reading order: gradients (the idea), eigenbasis, eigh, matrix_functions, nn.functional, nn.
 """
 
-from eigengrad import analysis, gradients, native, nn, solvers, spd, testing
+from eigengrad import analysis, gpu, gradients, native, nn, solvers, spd, testing
+from eigengrad.configuration import show_config
 from eigengrad.eigh import eigh, topk_eigh
 from eigengrad.eigsh import eigsh
 from eigengrad.gradients import Clipped, Exact, Lorentzian, Masked, PowerIteration, Taylor, Unrolled
@@ -24,7 +25,6 @@ from eigengrad.matrix_functions import (
     spectral_sum,
     sqrtm,
 )
-from eigengrad.native import show_config
 from eigengrad.nn.functional import denoise, pool_covariance, whiten
 from eigengrad.svd import svd
 
@@ -43,6 +43,7 @@ __all__ = [
     "eigh",
     "eigsh",
     "expm",
+    "gpu",
     "gradients",
     "inv_sqrtm",
     "logm",

@@ -114,6 +114,13 @@ struct DenseNumbers {
     EIGENGRAD_INLINE V row(int i) const { return V(data[i]); }
     EIGENGRAD_INLINE V column(int j) const { return V::load(data + j); }
     EIGENGRAD_INLINE void set(int i, V x) const { data[i] = x.v[0]; }
+    EIGENGRAD_INLINE void set_column(int j, V x) const { x.store(data + j); }
+
+    // Calls what(k) for the vectors that cover them.
+    template <class What>
+    EIGENGRAD_INLINE void each(What what) const {
+        for (int k = 0; k < n; k += V::lanes) what(k);
+    }
     void load(const T* from) const { __builtin_memcpy(data, from, n * sizeof(T)); }
     void store(T* to) const { __builtin_memcpy(to, data, n * sizeof(T)); }
 };
@@ -127,6 +134,7 @@ struct Dense {
     using Real = Dense<V, 1>;
     using Numbers = DenseNumbers<V>;
     static constexpr bool one_by_one = false;  // each() comes to a vector of entries of a row at a time
+    static constexpr bool adjoint_is_view = false, weighs_in_place = false;
 
     Plane<V> plane[P];
     int n;
@@ -170,6 +178,20 @@ struct Dense {
     EIGENGRAD_INLINE void each(bool lower, What what) const {
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < (lower ? i + 1 : n); j += V::lanes) what(i, j);
+    }
+    template <class What>
+    EIGENGRAD_INLINE void each_row(What what) const {
+        for (int i = 0; i < n; ++i) what(i);
+    }
+    // Calls what() once.
+    template <class What>
+    EIGENGRAD_INLINE void once(What what) const { what(); }
+    // The largest of what(i, j) in the lower triangle.
+    template <class What>
+    EIGENGRAD_INLINE V largest(What what) const {
+        V most(T(0));
+        each(true, [&](int i, int j) { most = max(what(i, j), most); });
+        return most;
     }
 
     // From rows of n numbers, complex ones interleaved.

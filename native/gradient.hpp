@@ -2,13 +2,11 @@
 //
 //     V herm(K o (V^H G) + diag g) V^H   (eigenvectors),   V (W o (V^H herm(B) V)) V^H   (functions of a matrix);
 //
-// of matrices M, which are Lanes, one in each lane, or Dense, one by itself.
+// of matrices M, which are Lanes, one in each lane, Dense, one by itself, or on a GPU Shared, one of a block of threads.
 
 #pragma once
 
-#include "dense.hpp"
 #include "kernel.hpp"
-#include "lanes.hpp"
 #include "weights.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
@@ -25,6 +23,12 @@ struct Memory {
         next = static_cast<T*>(with.reserve(numbers * long(sizeof(T))));
     }
     M matrix() { return M::take(next, n, count); }
+    // Its adjoint, in memory of its own or not.
+    M adjoint(M of) {
+        M result = M::adjoint_is_view ? of : matrix();
+        result.set_adjoint(of);
+        return result;
+    }
     typename M::Real real_matrix() { return M::Real::take(next, n, count); }
     typename M::Numbers numbers() { return M::take_numbers(next, n, count); }
 };
@@ -32,11 +36,11 @@ struct Memory {
 template <class M, class T = typename M::T>
 void recompose(const T* rows, const T* x, T* result, int count, int n, Workspace with) {
     Memory<M> memory(with, 4, 1, n, count);
-    M v = memory.matrix(), vh = memory.matrix(), scaled = memory.matrix(), out = memory.matrix();
+    M vh = memory.matrix(), scaled = memory.matrix(), out = memory.matrix();
     const auto values = memory.numbers();
     values.load(x);
     vh.load(rows, true);
-    v.set_adjoint(vh);
+    const M v = memory.adjoint(vh);
     scaled.each(false, [&](int k, int j) { scaled.set(k, j, values.row(k) * vh.at(k, j)); });
     out.set_product(v, scaled, true, with);
     out.store_hermitian(result);
@@ -66,46 +70,40 @@ Lorentzian<V> lorentzian_of(Numbers x, int n, const PullBackArguments<T>& argume
 
 // The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
 // have in common goes to `factor`: of a projector, whether it is kept.
-template <class V, class T = typename V::scalar>
-void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const PullBackArguments<T>& arguments) {
+template <class Real, class Numbers, class T = typename Real::T>
+void fill_weights(Real w, Numbers x, Numbers factor, const PullBackArguments<T>& arguments) {
+    using V = typename Real::vector;
     if (arguments.kind == projector) factor.load(arguments.diagonal);
-    else
-        for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
+    else factor.each([&](int k) { factor.set_column(k, common_factor(arguments, x.column(k))); });
     const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
-    w.each(true, [&](int i, int j) {
-        const V xi = x.row(i), xj = x.row(j);
-        pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
-    });
-    if (!arguments.of_function())
-        for (int k = 0; k < w.n; ++k) w(k, k) = V(T(0));
-}
-
-template <class V, class T = typename V::scalar>
-void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, const PullBackArguments<T>& arguments) {
-    if (arguments.kind == projector) factor.load(arguments.diagonal);
-    else
-        for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
-    const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
-    w.each(arguments.of_function(), [&](int i, int j) {
-        const V xi = x.row(i), xj = x.column(j);
-        V weight, unused;
-        pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), weight, unused);
-        w.set(i, j, weight);
-    });
-    if (!arguments.of_function())
-        for (int k = 0; k < w.n; ++k) w.set_entry(k, k, V(T(0)));
+    if constexpr (Real::one_by_one) {
+        w.each(true, [&](int i, int j) {
+            const V xi = x.row(i), xj = x.row(j);
+            V in_j, in_i;
+            pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), in_j, in_i);
+            w.set(i, j, in_j), w.set(j, i, in_i);
+        });
+    } else {
+        w.each(arguments.of_function(), [&](int i, int j) {
+            const V xi = x.row(i), xj = x.column(j);
+            V in_j, in_i;
+            pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), in_j, in_i);
+            w.set(i, j, in_j);
+        });
+    }
+    if (!arguments.of_function()) w.each_row([&](int k) { w.set_entry(k, k, V(T(0))); });
 }
 
 template <class M, class T = typename M::T>
 void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspace with) {
     Memory<M> memory(with, 6, 2, n, count);
-    M v = memory.matrix(), vh = memory.matrix(), g = memory.matrix(), p = memory.matrix();
+    M vh = memory.matrix(), g = memory.matrix(), p = memory.matrix();
     auto again = memory;
     const M other = memory.matrix();
-    const auto w = (M::one_by_one ? again : memory).real_matrix();  // Lanes::weigh needs no other memory
+    const auto w = (M::weighs_in_place ? again : memory).real_matrix();
     const bool hermitian = arguments.of_function();
     vh.load(arguments.vectors, true);
-    v.set_adjoint(vh);
+    const M v = memory.adjoint(vh);
     if (hermitian) {
         g.load(arguments.cotangent, arguments.transposed);  // the adjoint has the same Hermitian part
         g.symmetrise(other);

@@ -3,7 +3,9 @@
 
 #include "kernel.hpp"
 
+#include "dense.hpp"
 #include "gradient.hpp"
+#include "lanes.hpp"
 #include "passes.hpp"
 #include "refine.hpp"
 #include "solve.hpp"

@@ -16,7 +16,13 @@ namespace eigengrad::EIGENGRAD_ISA {
 #if defined(__CUDACC__)
 #define EIGENGRAD_INLINE __forceinline__
 #define EIGENGRAD_NOINLINE  // every pointer into registers would be one into memory
+#if defined(EIGENGRAD_IN_MEMORY)
+#define EIGENGRAD_OUTLINE __noinline__  // where numbers lie in memory anyway, NVRTC takes a third of the time
 #else
+#define EIGENGRAD_OUTLINE
+#endif
+#else
+#define EIGENGRAD_OUTLINE
 #define EIGENGRAD_INLINE inline __attribute__((always_inline))
 #define EIGENGRAD_NOINLINE __attribute__((noinline))
 #endif

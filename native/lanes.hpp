@@ -20,6 +20,13 @@ struct LaneNumbers {
     EIGENGRAD_INLINE V row(int i) const { return data[i]; }
     EIGENGRAD_INLINE V column(int j) const { return data[j]; }
     EIGENGRAD_INLINE void set(int i, V x) const { data[i] = x; }
+    EIGENGRAD_INLINE void set_column(int j, V x) const { data[j] = x; }
+
+    // Calls what(k) for each number.
+    template <class What>
+    EIGENGRAD_INLINE void each(What what) const {
+        for (int k = 0; k < n; ++k) what(k);
+    }
 
     // Number k of each matrix.
     static EIGENGRAD_INLINE V gather(const T* from, int k, int n, int count) {
@@ -46,7 +53,9 @@ struct Lanes {
     using E = Entry<V, P>;
     using Real = Lanes<V, 1>;
     using Numbers = LaneNumbers<V>;
-    static constexpr bool one_by_one = true;  // each() comes to every entry by itself
+    static constexpr bool one_by_one = true;         // each() comes to every entry by itself
+    static constexpr bool adjoint_is_view = P == 1;  // of the other's memory
+    static constexpr bool weighs_in_place = true;    // without other memory
 
     E* data;
     long row, column;
@@ -81,6 +90,20 @@ struct Lanes {
     EIGENGRAD_INLINE void each(bool lower, What what) const {
         for (int i = 0; i < n; ++i)
             for (int j = 0; j < (lower ? i + 1 : n); ++j) what(i, j);
+    }
+    template <class What>
+    EIGENGRAD_INLINE void each_row(What what) const {
+        for (int i = 0; i < n; ++i) what(i);
+    }
+    // Calls what() once.
+    template <class What>
+    EIGENGRAD_INLINE void once(What what) const { what(); }
+    // The largest of what(i, j) in the lower triangle.
+    template <class What>
+    EIGENGRAD_INLINE V largest(What what) const {
+        V most(T(0));
+        each(true, [&](int i, int j) { most = max(what(i, j), most); });
+        return most;
     }
 
     // Which entry a number of the matrix in memory is of, and which plane of it.
@@ -194,7 +217,7 @@ struct Lanes {
     }
 
     // this = a b; if `lower`, at least its lower triangle.
-    void set_product(Lanes a, Lanes b, bool lower, const Workspace&) const {
+    EIGENGRAD_OUTLINE void set_product(Lanes a, Lanes b, bool lower, const Workspace&) const {
 #if defined(__AVX512F__) || defined(__aarch64__)
         constexpr int C = 4;
 #else

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include "complex.hpp"
 #include "gradient.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
@@ -54,13 +55,14 @@ struct Refinement {
         f.set_product(vh, product, true, with);
         change.set_product(vh, v, true, with);
         if (!M::one_by_one) f.mirror(), change.mirror();
-        for (int i = 0; i < f.n; ++i)
+        f.each_row([&](int i) {
             values.set(i, select(wanted, real(f.entry(i, i)) / real(change.entry(i, i)), values.row(i)));
+        });
         f.each(M::one_by_one, [&](int i, int j) { turn(i, j); });
-        for (int i = 0; i < f.n; ++i) {
+        f.each_row([&](int i) {
             f.set_entry(i, i, E(T(0)));
             change.set_entry(i, i, change.entry(i, i) + E(half));
-        }
+        });
         product.set_product(change, vh, false, with);
         vh.each(false, [&](int i, int j) { vh.set(i, j, select(wanted, vh.at(i, j) + product.at(i, j), vh.at(i, j))); });
     }
@@ -79,32 +81,33 @@ struct Refinement {
     // Rows and columns i and j of diag(values) + F such that its entry between them vanishes; V^H with it. Matrices that
     // are not `turning` keep their bits.
     void rotate_pair(int i, int j, V size, Mask turning) const {
-        const V one(T(1)), x = select(turning, size, one);
+        const V one(T(1)), x = select(turning, size, one), at_i = values.row(i), at_j = values.row(j);
         const E between = f.entry(i, j), e = select(turning, between / x, E(T(1)));
-        const V half = (values.row(j) - values.row(i)) / (x + x), wide = sqrt(fma(half, half, one));
+        const V half = (at_j - at_i) / (x + x), wide = sqrt(fma(half, half, one));
         const V t = select(turning, copysign(one, half) / (abs(half) + wide), V(T(0)));
         const V c = one / sqrt(fma(t, t, one)), s = c * t;
-        values.set(i, fnma(t, x, values.row(i)));
-        values.set(j, fma(t, x, values.row(j)));
         auto rotate = [&](M of, int k) {
             const E a = of.at(i, k), turned = e * of.at(j, k);
             of.set(i, k, fnma(s, turned, c * a));
             of.set(j, k, fma(s, a, c * turned));
         };
         f.each_of_row([&](int k) { rotate(f, k), rotate(vh, k); });
-        f.set_entry(i, i, E(T(0))), f.set_entry(j, j, E(T(0)));
-        f.set_entry(i, j, select(turning, E(T(0)), between));
-        f.set_entry(j, i, conj(f.entry(i, j)));
-        for (int k = 0; k < f.n; ++k) f.set_entry(k, i, conj(f.entry(i, k))), f.set_entry(k, j, conj(f.entry(j, k)));
+        f.once([&] {
+            values.set(i, fnma(t, x, at_i)), values.set(j, fma(t, x, at_j));
+            f.set_entry(i, i, E(T(0))), f.set_entry(j, j, E(T(0)));
+            f.set_entry(i, j, select(turning, E(T(0)), between));
+            f.set_entry(j, i, conj(f.entry(i, j)));
+        });
+        f.each_row([&](int k) { f.set_entry(k, i, conj(f.entry(i, k))), f.set_entry(k, j, conj(f.entry(j, k))); });
     }
 
     // Sweeps over what F keeps, which is next to nothing beside the gaps of other clusters: two or three suffice. Returns
     // the numbers of rotations: hardly any, or a few in clusters, neither of ties nor of eigenvalues at random.
     V rotate_clusters() const {
-        V smallest(T(0)), most(T(0)), rotations(T(0));
+        V smallest(T(0)), rotations(T(0));
         for (int k = 0; k < f.n; ++k) smallest = max(abs(values.row(k)), smallest);
         smallest = V(negligible_entry<T>) * smallest;
-        f.each(true, [&](int i, int j) { most = max(largest_plane(f.at(i, j)), most); });
+        const V most = f.largest([&](int i, int j) { return largest_plane(f.at(i, j)); });
         bool turned = any(V(T(2)) * most > smallest);  // a modulus is less than two of its planes
         if (turned && M::one_by_one) f.mirror();
         for (int sweep = 0; turned && sweep < 6; ++sweep) {
@@ -128,10 +131,10 @@ template <class M, class T = typename M::T>
 void refine(const T* matrices, T* vectors, T* values, int count, int n, Workspace with) {
     using V = typename M::vector;
     Memory<M> memory(with, 5, 1, n, count);
-    const auto take = [&] { return memory.matrix(); };
-    Refinement<M> at{take(), take(), take(), take(), take(), memory.numbers()};
-    at.vh.load(vectors, true);
-    at.v.set_adjoint(at.vh);
+    const M vh = memory.matrix();
+    vh.load(vectors, true);
+    const M v = memory.adjoint(vh), f = memory.matrix(), change = memory.matrix(), product = memory.matrix();
+    Refinement<M> at{v, vh, f, change, product, memory.numbers()};
     at.step(matrices, V(T(0)) == V(T(0)), with);
     const auto many = at.rotate_clusters() > V(T(n / 2));
     if (any(many)) {  // whose rounding errors have added up

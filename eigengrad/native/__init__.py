@@ -5,8 +5,8 @@ decomposes 8 to 32 at once, one in each lane of the vector registers, by LAPACK'
 and implicit QL (Jacobi rotations up to 4 x 4), with residual, orthogonality and eigenvalues as accurate as LAPACK's. A
 matrix has the same bits whatever its place in a batch, the batch's size and the number of threads.
 
-Where the kernel was not built, the same operators work on LAPACK (``reference.py``): :func:`show_config` says which it
-is, and why. The environment variable ``EIGENGRAD_INSTRUCTIONS`` chooses, when eigengrad is imported, another
+Where the kernel was not built, the same operators work on LAPACK (``reference.py``): :func:`eigengrad.show_config` says
+which it is, and why. The environment variable ``EIGENGRAD_INSTRUCTIONS`` chooses, when eigengrad is imported, another
 instruction set than the best one: ``baseline``, ``avx2``, ``avx512``, or ``none`` for no kernel at all.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from eigengrad.native import operators, thresholds
 
-__all__ = ["available", "instructions", "operators", "show_config", "thresholds"]
+__all__ = ["available", "describe", "instructions", "operators", "thresholds"]
 
 VARIABLE = "EIGENGRAD_INSTRUCTIONS"
 SETS = ("baseline", "avx2", "avx512")
@@ -76,21 +76,11 @@ def instructions() -> str | None:
     return _LIBRARY.eigengrad_instructions().decode() if _LIBRARY is not None else None
 
 
+def describe() -> str:
+    """What :func:`eigengrad.show_config` says about the kernel."""
+    return f"built, instructions {instructions()}" if available() else _DETAIL
+
+
 def choose_instructions(name: str) -> bool:
     """Use another instruction set from now on, for tests. Returns whether this processor and this build have it."""
     return _LIBRARY is not None and bool(_LIBRARY.eigengrad_choose_instructions(name.encode()))
-
-
-def show_config() -> None:
-    """Print what this installation computes with: torch, threads, and whether the compiled kernel is there.
-
-    Example:
-        >>> import eigengrad as eg
-        >>> eg.show_config()  # doctest: +ELLIPSIS
-        torch ...
-        threads ...
-        native kernel: ...
-    """
-    print(f"torch {torch.__version__}")
-    print(f"threads {torch.get_num_threads()}")
-    print(f"native kernel: {'built, instructions ' + str(instructions()) if available() else _DETAIL}")

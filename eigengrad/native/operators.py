@@ -40,11 +40,15 @@ __all__ = [
     "affine_backward",
     "eigh",
     "function",
+    "implement",
+    "matrices_like",
     "moments",
     "pull_back",
     "recompose",
     "refine",
     "root",
+    "values_like",
+    "vectors_like",
 ]
 
 _SCHEMAS = {
@@ -99,11 +103,17 @@ def _of_matrices(function: Callable[P, T]) -> Callable[P, T]:
 
 
 _library = torch.library.Library("eigengrad", "FRAGMENT")
+
+
+def implement(name: str, function: Callable[..., Any], key: str) -> None:
+    """Make ``function`` what an operator does on one kind of device, by torch's dispatch key for it."""
+    function = _with_lazy_conjugates(_of_matrices(function) if name in _OF_MATRICES else function)
+    _library.impl(name, function, key)
+
+
 for _name, _schema in _SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _function = getattr(reference, _name)
-    _function = _with_lazy_conjugates(_of_matrices(_function) if _name in _OF_MATRICES else _function)
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
+    implement(_name, getattr(reference, _name), "CompositeExplicitAutograd")
 
 eigh = torch.ops.eigengrad.eigh.default
 root = torch.ops.eigengrad.root.default
@@ -116,31 +126,33 @@ affine = torch.ops.eigengrad.affine.default
 affine_backward = torch.ops.eigengrad.affine_backward.default
 
 
-def _values_like(A: Tensor) -> Tensor:
+def values_like(A: Tensor) -> Tensor:
+    """Room for the eigenvalues of A."""
     return A.new_empty(A.shape[:-1], dtype=A.dtype.to_real())
 
 
-def _vectors_like(A: Tensor) -> Tensor:
-    """Eigenvectors that are contiguous each, as ``torch.linalg.eigh`` returns them, and no view."""
+def vectors_like(A: Tensor) -> Tensor:
+    """Room for eigenvectors that are contiguous each, as ``torch.linalg.eigh`` returns them, and no view."""
     *batch, n, _ = A.shape
     steps = torch.empty((*batch, n, n), device="meta").stride()
     return torch.empty_strided(A.shape, (*steps[:-2], 1, max(n, 1)), dtype=A.dtype, device=A.device)
 
 
-def _matrices_like(A: Tensor) -> Tensor:
+def matrices_like(A: Tensor) -> Tensor:
+    """Room for matrices as A's, row by row."""
     return torch.empty_like(A, memory_format=torch.contiguous_format)
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
-    "eigh": lambda A, *_: (_values_like(A), _vectors_like(A)),
-    "root": lambda A, *_: (_matrices_like(A), _values_like(A), _vectors_like(A)),
-    "function": lambda A, *_: (_matrices_like(A), _values_like(A), _vectors_like(A)),
-    "refine": lambda A, V: (_values_like(A), _vectors_like(A)),
-    "recompose": lambda V, x: _matrices_like(V),
-    "pull_back": lambda V, *_: _matrices_like(V),
+    "eigh": lambda A, *_: (values_like(A), vectors_like(A)),
+    "root": lambda A, *_: (matrices_like(A), values_like(A), vectors_like(A)),
+    "function": lambda A, *_: (matrices_like(A), values_like(A), vectors_like(A)),
+    "refine": lambda A, V: (values_like(A), vectors_like(A)),
+    "recompose": lambda V, x: matrices_like(V),
+    "pull_back": lambda V, *_: matrices_like(V),
     "moments": lambda data: (data.new_empty((*data.shape[1:3], 1)), data.new_empty((*data.shape[1:3], data.shape[2]))),
     "affine": lambda *_: None,
-    "affine_backward": lambda gx, data, g, T, centre: (_matrices_like(T), _matrices_like(centre)),
+    "affine_backward": lambda gx, data, g, T, centre: (matrices_like(T), matrices_like(centre)),
 }
 for _name, _fake in _FAKES.items():
     _fake = _of_matrices(_fake) if _name in _OF_MATRICES else _fake
