@@ -60,6 +60,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     monkeypatch.setattr(finite_check, "_in_background", lambda tensor: True)
     monkeypatch.setattr(kept, "_at_hand", lambda tensor: False)
     monkeypatch.setattr(finite_check, "_Answer", Arriving)
+    monkeypatch.setattr(finite_check, "_travelling", [])
     monkeypatch.setattr(finite_check.FiniteCheck, "raise_if_bad", judge_on_the_host)
     monkeypatch.setattr(Arriving, "arrives", True)
     monkeypatch.setattr(Arriving, "read_so_far", [], raising=False)
@@ -155,6 +156,34 @@ def test_an_answer_that_did_not_arrive_shows_as_nan(watch: Watch) -> None:
     others = [0, 1, 2, 3, 8, 9]
     torch.testing.assert_close(y[:, others], expected[:, others], rtol=0, atol=0)
     assert eg.pool_covariance(x.view(1, 1, -1)).isnan().all()
+
+
+def test_an_answer_that_arrives_late_raises_late(watch: Watch) -> None:
+    """Once, in the first call after it, and what that call was to do is not done."""
+    layer = eg.nn.ZCAWhitening(CHANNELS, group_size=4)
+    good, bad = torch.randn(2, 9, CHANNELS)
+    bad[3, 5] = torch.nan
+    Arriving.arrives = False
+    layer(good)
+    assert layer(bad)[:, 4:8].isnan().all()
+    assert layer.running_covariance.isfinite().all()
+    Arriving.arrives = True
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with pytest.raises(torch.linalg.LinAlgError, match="of channels 4 to 7 is not finite"):
+        layer(good)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    layer(good)
+
+
+def test_a_captured_graph_does_not_ask(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finite_check, "_is_captured", lambda tensor: True)
+    x = torch.randn(9, CHANNELS)
+    x[3, 5] = torch.nan
+    y = eg.nn.ZCAWhitening(CHANNELS, group_size=4, solver=Exempt(watch))(x)
+    assert y[:, 4:8].isnan().all()
+    assert y[:, :4].isfinite().all()
+    assert not Arriving.read_so_far
+    assert not finite_check._travelling
 
 
 def test_answers_under_transforms(watch: Watch) -> None:

@@ -1,10 +1,10 @@
 """Kernels of our own on NVIDIA's GPUs: the CPU's algorithms, compiled when they are first used.
 
-The sources are the headers of the folder ``native``, where a lane of a vector register becomes a thread, and a matrix in
-a cache one in the shared memory of a block. They are compiled by NVRTC, which torch for CUDA brings along, and are the CUDA implementations of ``torch.ops.eigengrad``: so
-autograd, ``vmap`` and compiled graphs know nothing of them. Where they cannot be compiled, a warning says so, and the
-operators work through ``torch.linalg``. The environment variable ``EIGENGRAD_GPU=0``, read when eigengrad is imported,
-asks for that.
+The sources are the headers of the folder ``native``, where a lane of a vector register becomes a thread, and a matrix
+in a cache one in the shared memory of a block. They are compiled by NVRTC, which torch for CUDA brings along, and are
+the CUDA implementations of ``torch.ops.eigengrad``: so autograd, ``vmap`` and compiled graphs know nothing of them.
+Where they cannot be compiled, a warning says so, and the operators work through ``torch.linalg``. The environment
+variable ``EIGENGRAD_GPU=0``, read when eigengrad is imported, asks for that.
 """
 
 import os

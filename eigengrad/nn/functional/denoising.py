@@ -25,6 +25,7 @@ from eigengrad.nn.functional.batch_statistics import (
 )
 from eigengrad.nn.functional.channel_groups import Layout
 from eigengrad.nn.functional.distributed import Processes
+from eigengrad.nn.functional.finite_check import unchecked
 from eigengrad.nn.functional.moments import affine, full_precision, working_dtype
 
 __all__ = ["check_rank", "denoise", "evaluation_map", "projection"]
@@ -123,7 +124,7 @@ def denoise(
         layout = Layout.of(x, channels)
         data = layout.arrange(x)
         mean, covariance, _, valid, route, check = batch_moments(data, everything, process_group, errors)
-        P = check.finish(_projection(covariance, eps, rank, energy, gradient, solver))
+        P = check.finish(_projection(covariance, eps, rank, energy, gradient, unchecked(solver, covariance)))
         matrix = P * _reciprocal_deviations(covariance, eps).mT
         if errors == "skip" and valid is not None:
             matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))

@@ -2,10 +2,12 @@
 
 On a CPU the answer is there at once. On CUDA, to ask ``bool(tensor)`` stops the host until the device has done all that
 was queued. So there the answer travels to the host on its own, through page-locked memory, while the decomposition runs
-on covariances whose bad members have been replaced by the identity; and it is read afterwards, when the decomposition
-has waited for the device already, as torch's do to look at their error codes. A solver that never waits (power
-iteration) may leave the answer on its way. Then nothing is raised, and the result is NaN where a covariance was not
-finite.
+on covariances whose bad members have been replaced by the identity; and it is read afterwards. Torch's decompositions
+have waited for the device by then, to look at their error codes. Our own kernels and power iteration never wait, and
+may leave the answer on its way. Then the result is NaN where a covariance was not finite, and the error comes with the
+first question that is asked after the answer has arrived.
+
+While a CUDA graph is captured nothing may travel. What is not finite is NaN there, in every replay.
 """
 
 from collections.abc import Callable
@@ -15,16 +17,17 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from eigengrad import solvers
 from eigengrad.autograd import Function, is_traced
 
-__all__ = ["FiniteCheck"]
+__all__ = ["FiniteCheck", "unchecked"]
 
 
 class FiniteCheck:
     """One question: :meth:`ask` before the decomposition, :meth:`finish` after it.
 
-    A compiled or traced graph cannot ask: there, what is not finite becomes NaN, and :attr:`finite` keeps it from
-    running estimates.
+    A compiled, traced or captured graph cannot ask: there, what is not finite becomes NaN, and :attr:`finite` keeps it
+    from running estimates.
 
     Args:
         describe: what the covariance of a given index is of, for the error message.
@@ -44,13 +47,14 @@ class FiniteCheck:
         LAPACK takes infinity, and small matrices of NaN, unmoved, so it cannot be relied upon to ask.
 
         Raises:
-            torch.linalg.LinAlgError: if one is not finite, where that is known at once.
+            torch.linalg.LinAlgError: if one is not finite, where that is known at once; or was not, in an earlier call.
         """
         if covariance.is_meta:
             return covariance
-        if is_traced() or torch.jit.is_tracing():
+        if is_traced() or torch.jit.is_tracing() or _is_captured(covariance):
             finite = covariance.isfinite().flatten(1).all(dim=1)
         else:
+            _raise_for_earlier()
             covariance, finite = _Asked.call(covariance, self, covariance.shape[0])
             if self._answer is None:
                 return covariance
@@ -68,6 +72,8 @@ class FiniteCheck:
             return result
         finite = None if self._answer is None else self._answer.read()
         if finite is None:
+            if self._answer is not None:
+                _travelling.append((self, self._answer, result.shape[0]))
             return torch.where(self.finite, result, torch.nan)
         self.raise_if_bad(finite, result.shape[0])
         return result
@@ -89,6 +95,26 @@ class FiniteCheck:
                 f"the covariance of {', '.join(map(self._describe, bad))} is not finite. Look for NaN, infinity or "
                 "overflow in the layer's input, or pass errors='skip' to leave such a part of it unchanged"
             )
+
+
+_travelling: list[tuple[FiniteCheck, "_Answer", int]] = []
+"""Answers that had not arrived when their results were made, in the order of their questions."""
+
+
+def _raise_for_earlier() -> None:
+    """Look at those that have arrived since."""
+    while _travelling and (finite := _travelling[0][1].read()) is not None:
+        check, _, matrices = _travelling.pop(0)
+        check.raise_if_bad(finite, matrices)
+
+
+def unchecked(solver: Any, covariance: Tensor) -> Any:
+    """The default solver without its own look at what is not finite, where that would wait, and has been replaced."""
+    return solvers.resolve(solver, "nan") if solver == "auto" and _in_background(covariance) else solver
+
+
+def _is_captured(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _in_background(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from eigengrad import solvers
 from eigengrad.matrix_functions import logm, powm
 from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.batch_statistics import check_settings
-from eigengrad.nn.functional.finite_check import FiniteCheck
+from eigengrad.nn.functional.finite_check import FiniteCheck, unchecked
 from eigengrad.nn.functional.moments import full_precision, working_dtype
 
 Solver = solvers.Name | solvers.Solver | Literal["newton_schulz"]
@@ -109,7 +109,8 @@ def pool_covariance(
             covariance = check.ask(covariance)
         largest = covariance.detach().abs().sum(dim=-1).amax(dim=-1)  # at least the largest eigenvalue
         rounding = ROUNDING * torch.finfo(data.dtype).eps * largest
-        F = _apply(covariance + (eps + rounding)[..., None, None] * identity, function, eps, solver)
+        lifted = covariance + (eps + rounding)[..., None, None] * identity
+        F = _apply(lifted, function, eps, unchecked(solver, lifted))
         F = torch.where(valid, F, 0.0) if errors == "skip" else check.finish(F)
         row, column = torch.triu_indices(channels, channels, device=x.device)
         weight = torch.where(row == column, 1.0, 2.0**0.5).to(F.dtype)

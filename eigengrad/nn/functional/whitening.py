@@ -33,6 +33,7 @@ from eigengrad.nn.functional.batch_statistics import (
 from eigengrad.nn.functional.channel_groups import Layout, blocks, parts, together
 from eigengrad.nn.functional.conditioning import check_relative_eps, check_shrinkage, floored, shrunk
 from eigengrad.nn.functional.distributed import Processes
+from eigengrad.nn.functional.finite_check import unchecked
 from eigengrad.nn.functional.moments import affine, full_precision, working_dtype
 
 __all__ = ["METHODS", "check_method", "evaluation_maps", "inverse_root", "whiten", "whitening_matrix"]
@@ -105,9 +106,9 @@ def whiten(
             with a single observation. ``"raise"``, the default, stops, since a network that quietly trains on
             unwhitened batches is worse. ``"skip"`` multiplies the group by the identity, then by scale and offset,
             leaves its running estimates untouched. No group spoils another. Neither waits for a CUDA device beyond
-            what the solver does: with ``"raise"``, the answer is read after the decomposition, whose own check has
-            waited. (A compiled or traced graph cannot ask, and the power iteration solver on CUDA never waits: there,
-            with ``"raise"``, the group's output is NaN, and the batch leaves no trace in the running estimates.)
+            what the solver does, and ``"auto"`` does not up to 64 channels: with ``"raise"``, the group's output is NaN
+            then, the batch leaves no trace in the running estimates, and the error comes with a later call. (A
+            compiled, traced or captured graph cannot ask: there, it is NaN and no error.)
 
     Returns:
         The whitened data, of the shape, dtype and memory format of ``x``.
@@ -153,7 +154,10 @@ def whiten(
             mean, covariance, observations, valid, route, check = batch_moments(data, block, process_group, errors)
             covariance = shrunk(covariance, shrinkage, observations)
             A = floored(covariance, eps, relative_eps)
-            W = check.finish(_inverse_factor(A) if method == "cholesky" else inverse_root(A, eps, gradient, solver))
+            if method == "cholesky":
+                W = check.finish(_inverse_factor(A))
+            else:
+                W = check.finish(inverse_root(A, eps, gradient, unchecked(solver, A)))
             if errors == "skip" and valid is not None:
                 W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
             estimates.record(valid, block, (running_mean, mean), (running_covariance, covariance))
