@@ -43,6 +43,11 @@ def emulated(header: str) -> list[kernels.Kernel]:
         for n in (*SIZES, *LARGE)
         for dtype in DTYPES
     ]
+    for dtype in (*DTYPES, torch.float16, torch.bfloat16):
+        for name in ("moments", "affine", "affine_backward"):
+            found.append(kernels.of_pass(f"{name}_of_chunks", 4, dtype))
+        for name in ("moments_of_groups", "sums_of_groups"):
+            found.append(kernels.of_pass(name, 4, dtype))
     return [kernel for kernel in found if kernel.header == header]
 
 
@@ -57,7 +62,7 @@ def library(header: str, fused: bool) -> ctypes.CDLL:
     entries = {}
     for kernel in emulated(header):
         T = "float" if kernel.dtype == torch.float32 else "double"
-        arguments = f"eigengrad::{kernel.arguments}<{T}>"
+        arguments = f"eigengrad::{kernel.arguments}"
         call = f"with_untyped<{arguments}, {T}, {kernel.function}>"
         entries[kernel.function] = f'{{"{kernel.function}", {call}}},'
     code = f"""#include "gpu/{header}.hpp"

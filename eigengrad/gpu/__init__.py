@@ -10,12 +10,13 @@ variable ``EIGENGRAD_GPU=0``, read when eigengrad is imported, asks for that.
 import os
 
 import torch
+from torch import Tensor
 
+from eigengrad.gpu import operators, passes
 from eigengrad.gpu.kernels import trouble
-from eigengrad.gpu.operators import IMPLEMENTATIONS
 from eigengrad.native.operators import implement
 
-__all__ = ["describe", "wanted"]
+__all__ = ["describe", "takes_data", "wanted"]
 
 VARIABLE = "EIGENGRAD_GPU"
 
@@ -32,6 +33,11 @@ def wanted() -> bool:
     return value != "0"
 
 
+def takes_data(data: Tensor) -> bool:
+    """Whether the passes over ``data (B, G, d, M)`` are ours."""
+    return data.is_cuda and _WANTED and torch.version.cuda is not None and passes.takes(data)
+
+
 def describe() -> str:
     """What :func:`eigengrad.show_config` says about them."""
     if torch.version.cuda is None:
@@ -45,5 +51,5 @@ def describe() -> str:
 
 _WANTED = wanted()
 if _WANTED and torch.version.cuda is not None:
-    for _name, _implementation in IMPLEMENTATIONS.items():
+    for _name, _implementation in (operators.IMPLEMENTATIONS | passes.IMPLEMENTATIONS).items():
         implement(_name, _implementation, "CUDA")

@@ -3,7 +3,18 @@
 import ctypes
 from ctypes import c_bool, c_double, c_int, c_long, c_void_p
 
-__all__ = ["DecomposeArguments", "DerivativeArguments", "PullBack", "RecomposeArguments", "RefineArguments"]
+__all__ = [
+    "AffineArguments",
+    "AffineBackwardArguments",
+    "DecomposeArguments",
+    "DerivativeArguments",
+    "MomentsArguments",
+    "PassArray",
+    "PassSize",
+    "PullBack",
+    "RecomposeArguments",
+    "RefineArguments",
+]
 
 
 class _Scalar(ctypes.Structure):
@@ -69,3 +80,63 @@ class DerivativeArguments(ctypes.Structure):
     """Of ``pull_back``."""
 
     _fields_ = (("of", PullBack), ("count", c_long), ("n", c_int))
+
+
+class PassArray(ctypes.Structure):
+    """Data ``(B, G, d, M)`` by its pointer and strides."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("image", c_long),
+        ("group", c_long),
+        ("channel", c_long),
+        ("column", c_long),
+    )
+
+
+class PassSize(ctypes.Structure):
+    """The size of data, and the blocks that share a group."""
+
+    _fields_ = (("images", c_long), ("columns", c_long), ("channels", c_int), ("chunks", c_int))
+
+
+class MomentsArguments(ctypes.Structure):
+    """Of ``moments``."""
+
+    _fields_ = (
+        ("size", PassSize),
+        ("data", PassArray),
+        ("partial", c_void_p),
+        ("mean", c_void_p),
+        ("scatter", c_void_p),
+    )
+
+
+class AffineArguments(ctypes.Structure):
+    """Of ``affine``."""
+
+    _fields_ = (
+        ("size", PassSize),
+        ("data", PassArray),
+        ("y", PassArray),
+        ("matrix", c_void_p),
+        ("centre", c_void_p),
+        ("offset", c_void_p),
+        ("add", c_int),
+    )
+
+
+class AffineBackwardArguments(ctypes.Structure):
+    """Of ``affine_backward``."""
+
+    _fields_ = (
+        ("size", PassSize),
+        ("data", PassArray),
+        ("g", PassArray),
+        ("gx", PassArray),
+        ("matrix", c_void_p),
+        ("centre", c_void_p),
+        ("partial", c_void_p),
+        ("g_matrix", c_void_p),
+        ("g_offset", c_void_p),
+    )

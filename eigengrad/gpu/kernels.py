@@ -38,7 +38,7 @@ _ARGUMENTS = {
     "pull_back": "DerivativeArguments",
 }
 _FUNCTIONS = {"eigh": "decompose"}
-_NAMES = {torch.float32: "float", torch.float64: "double"}
+_NAMES = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "BFloat"}
 
 
 class Kernel(NamedTuple):
@@ -64,14 +64,14 @@ class Kernel(NamedTuple):
     def code(self) -> str:
         """What is compiled."""
         T = _NAMES[self.dtype]
-        size = ctypes.sizeof(getattr(arguments, self.arguments))
+        size = ctypes.sizeof(getattr(arguments, self.arguments.split("<")[0]))
         return (
             f"{'' if self.in_registers else '#define EIGENGRAD_IN_MEMORY' + chr(10)}"
             f'#include "gpu/{self.header}.hpp"\n'
             "using namespace eigengrad::gpu;\n"
-            f"static_assert(sizeof(eigengrad::{self.arguments}<{T}>) == {size});\n"
+            f"static_assert(sizeof(eigengrad::{self.arguments}) == {size});\n"
             f'extern "C" __global__ void __launch_bounds__({self.threads})\n'
-            f"kernel(const __grid_constant__ eigengrad::{self.arguments}<{T}> arguments) {{\n"
+            f"kernel(const __grid_constant__ eigengrad::{self.arguments} arguments) {{\n"
             "    extern __shared__ __align__(16) char shared[];\n"
             f"    {self.function}(arguments, reinterpret_cast<{T}*>(shared));\n"
             "}\n"
@@ -96,7 +96,8 @@ def _by_thread(name: str, n: int, dtype: torch.dtype) -> Kernel:
     numbers = matrices * (n * n | 1) + vectors * (n | 1)
     size = n if n <= LARGEST_IN_REGISTERS else "up_to_8"
     function = f"{_FUNCTIONS.get(name, name)}_by_thread<{size}, {_NAMES[dtype]}>"
-    return Kernel("thread", function, _ARGUMENTS[name], dtype, threads, threads * numbers * dtype.itemsize, threads)
+    given = f"{_ARGUMENTS[name]}<{_NAMES[dtype]}>"
+    return Kernel("thread", function, given, dtype, threads, threads * numbers * dtype.itemsize, threads)
 
 
 def _by_block(name: str, n: int, dtype: torch.dtype) -> Kernel:
@@ -104,7 +105,34 @@ def _by_block(name: str, n: int, dtype: torch.dtype) -> Kernel:
     matrices, vectors = _BY_BLOCK[name]
     numbers = matrices * (n * (n | 1) + n) + vectors * (n + 2)
     function = f"{_FUNCTIONS.get(name, name)}_by_block<{_NAMES[dtype]}>"
-    return Kernel("block", function, _ARGUMENTS[name], dtype, threads, numbers * dtype.itemsize, 1)
+    given = f"{_ARGUMENTS[name]}<{_NAMES[dtype]}>"
+    return Kernel("block", function, given, dtype, threads, numbers * dtype.itemsize, 1)
+
+
+@functools.cache
+def of_pass(name: str, d: int, dtype: torch.dtype) -> Kernel:
+    """A pass over the data of groups of d channels, one of each group's chunks to a block, or what adds them up.
+
+    Args:
+        name: that of the function in ``native/gpu/passes.hpp``.
+        d: from 1 to :data:`LARGEST`.
+        dtype: of the data; for what adds up, of the sums.
+    """
+    working = torch.promote_types(dtype, torch.float32)
+    room, tile = -(-d // 4) * 4, 4096
+    numbers = {
+        "moments_of_chunks": 2 * room + room * room + tile + 64,
+        "moments_of_groups": room,
+        "affine_of_chunks": room * room + 2 * room + 2 * tile,
+        "affine_backward_of_chunks": room * room + room + 3 * tile,
+        "sums_of_groups": 0,
+    }[name]
+    of_data = name.endswith("_of_chunks")
+    types = f"<{_NAMES[dtype]}, {_NAMES[working]}>" if of_data else f"<{_NAMES[working]}>"
+    given = {"m": "MomentsArguments", "s": "AffineBackwardArguments"}.get(
+        name[0], "AffineBackwardArguments" if "backward" in name else "AffineArguments"
+    )
+    return Kernel("passes", name + types, given, working, 256, numbers * working.itemsize, 1)
 
 
 class Launcher:

@@ -143,6 +143,10 @@ def matrices_like(A: Tensor) -> Tensor:
     return torch.empty_like(A, memory_format=torch.contiguous_format)
 
 
+def _sums(data: Tensor, columns: int) -> Tensor:
+    return data.new_empty((*data.shape[1:3], columns), dtype=torch.promote_types(data.dtype, torch.float32))
+
+
 _FAKES: dict[str, Callable[..., Any]] = {
     "eigh": lambda A, *_: (values_like(A), vectors_like(A)),
     "root": lambda A, *_: (matrices_like(A), values_like(A), vectors_like(A)),
@@ -150,7 +154,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "refine": lambda A, V: (values_like(A), vectors_like(A)),
     "recompose": lambda V, x: matrices_like(V),
     "pull_back": lambda V, *_: matrices_like(V),
-    "moments": lambda data: (data.new_empty((*data.shape[1:3], 1)), data.new_empty((*data.shape[1:3], data.shape[2]))),
+    "moments": lambda data: (_sums(data, 1), _sums(data, data.shape[2])),
     "affine": lambda *_: None,
     "affine_backward": lambda gx, data, g, T, centre: (matrices_like(T), matrices_like(centre)),
 }

@@ -40,4 +40,36 @@ struct DerivativeArguments {
     int n;
 };
 
+// Data (images, groups, channels, columns) of a group's channels, and the distance of neighbours in each dimension.
+struct PassArray {
+    void* data;
+    long image, group, channel, column;
+};
+
+// Observations are images times columns; a group's are shared out among `chunks` blocks.
+struct PassSize {
+    long images, columns;
+    int channels, chunks;
+};
+
+struct MomentsArguments {
+    PassSize size;
+    PassArray data;
+    void *partial, *mean, *scatter;
+};
+
+struct AffineArguments {
+    PassSize size;
+    PassArray data, y;
+    const void *matrix, *centre, *offset;
+    int add;
+};
+
+struct AffineBackwardArguments {
+    PassSize size;
+    PassArray data, g, gx;  // gx without data is not wanted
+    const void *matrix, *centre;
+    void *partial, *g_matrix, *g_offset;
+};
+
 }  // namespace eigengrad

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
+from torch._subclasses import FakeTensor
 
-from eigengrad import native
+from eigengrad import gpu, native
 from eigengrad.autograd import Function, has_autocast, is_traced, save
 from eigengrad.native import operators
 from eigengrad.nn.functional.channel_groups import Layout
@@ -223,10 +224,12 @@ def _left_to_torch(data: Tensor) -> bool:
 
 
 def _in_one_pass(data: Tensor) -> bool:
-    """Whether the operators of the kernel take ``data (B, G, d, M)``, and what is laid out like it: real, on a CPU.
+    """Whether the operators of a kernel take ``data (B, G, d, M)``, and what is laid out like it: real.
 
     What ``torch.autograd.grad(is_grads_batched=True)`` maps over does not: no operator that writes in place.
     """
+    if data.is_cuda:
+        return not functorch.is_legacy_batchedtensor(data) and not isinstance(data, FakeTensor) and gpu.takes_data(data)
     return (
         native.available()
         and data.is_cpu
