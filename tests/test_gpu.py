@@ -7,18 +7,26 @@ Run so, it writes a summary with the device and the versions to ``results/gpu-te
 
 import contextlib
 import copy
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from emulation import LARGE, SIZES, fake_device, needs_compiler
 from spectra import hermitian, invariant_loss, relative_error
 from test_conformance import CASES, RULES, batch, loss_of
 from torch import Tensor, nn
 
 import eigengrad as eg
 from benchmarks.cusolver import CuSolver, CuSolverError
+from eigengrad import native
+from eigengrad.gpu import kernels, operators, passes
+from eigengrad.native.operators import KINDS
 from eigengrad.testing import spectrum
 
 pytestmark = [
@@ -167,6 +175,25 @@ def without_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS, ids=repr)
+def test_our_kernels_do_not_wait(gradient: eg.gradients.GradientRule | None) -> None:
+    """A training step with the default solver, nothing exempt."""
+    network = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3), LAYERS["whitening"](gradient=gradient), nn.ReLU()).to(
+        CUDA
+    )
+    x = images(torch.float32).to(CUDA)
+
+    def step() -> None:
+        network(x).square().mean().backward()
+
+    step()
+    torch.cuda.synchronize()
+    with without_waiting():
+        step()
+        step()
+    assert not kernels.trouble
+
+
 def test_waiting_is_seen() -> None:
     x = torch.ones(3, device=CUDA)
     with without_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
@@ -202,20 +229,31 @@ def test_a_training_step_does_not_wait(name: str, gradient: Any, momentum: float
 
 
 def test_nan_raises_and_changes_nothing() -> None:
-    """The answer is read after the decomposition has waited, and has arrived by then."""
-    layer = LAYERS["whitening"](device=CUDA)
-    layer(images(torch.float32).to(CUDA))
-    before = copy.deepcopy(layer.state_dict())
-    bad = images(torch.float32)
+    """At once where the solver waits; with our kernels, which do not, NaN at first and the error with the next call."""
+    layer, waiting = LAYERS["whitening"](device=CUDA), LAYERS["whitening"](device=CUDA, solver="eigh")
+    good, bad = images(torch.float32).to(CUDA), images(torch.float32).to(CUDA)
     bad[3, 5] = torch.nan
+    for each in (layer, waiting):
+        each(good)
+    before = [copy.deepcopy(each.state_dict()) for each in (layer, waiting)]
     for _ in range(20):
         with pytest.raises(torch.linalg.LinAlgError, match="of channels 4 to 7 is not finite"):
-            layer(bad.to(CUDA))
-    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
-    with pytest.raises(torch.linalg.LinAlgError, match="of sample 3 is not finite"):
-        eg.pool_covariance(bad.to(CUDA))
-    with pytest.raises(torch.linalg.LinAlgError, match="is not finite"):
-        eg.denoise(bad.to(CUDA), rank=3)
+            waiting(bad)
+        with pytest.raises(torch.linalg.LinAlgError, match="of channels 4 to 7 is not finite"):
+            assert layer(bad)[:, 4:8].isnan().all()
+            torch.cuda.synchronize()
+            layer(good)
+    for each, kept in zip((layer, waiting), before, strict=True):
+        for name in ("running_mean", "running_covariance"):
+            torch.testing.assert_close(each.state_dict()[name], kept[name], rtol=0, atol=0)
+    for call in (lambda: eg.pool_covariance(bad), lambda: eg.denoise(bad, rank=3)):
+        with pytest.raises(torch.linalg.LinAlgError, match="is not finite"):
+            call()
+            torch.cuda.synchronize()
+            call()
+    with contextlib.suppress(torch.linalg.LinAlgError):  # of the last call's answer
+        torch.cuda.synchronize()
+        layer(good)
 
 
 def test_nan_with_a_solver_that_does_not_wait() -> None:
@@ -302,3 +340,123 @@ def test_cusolver_of_the_benchmark(name: str, dtype: torch.dtype) -> None:
     except CuSolverError as error:
         pytest.skip(str(error))
     assert relative_error((V * L.unsqueeze(-2)) @ V.mT, A) < (1e-5 if dtype == torch.float32 else 1e-12)
+
+
+# The source of the kernels, computed by a GPU and by a CPU (``emulation.py``).
+
+
+def on_both(
+    call: Any, arguments: list[Any], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The results of an implementation for CUDA, on both."""
+    moved = [argument.to(CUDA) if isinstance(argument, Tensor) else argument for argument in arguments]
+    found = call(*moved)
+    with monkeypatch.context() as patched, fake_device(patched, cache):
+        expected = call(*arguments)
+    pairs = [(found, expected)] if isinstance(found, Tensor) else list(zip(found, expected, strict=True))
+    return [a.cpu().nan_to_num(7.0) for a, _ in pairs], [b.nan_to_num(7.0) for _, b in pairs]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [*SIZES, *LARGE])
+def test_bits(n: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Decomposition, functions, gradients: those of the emulation, and with them the native kernel's up to 8 rows."""
+    count = 40 if n <= 8 else 3
+    X = torch.randn(count, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    A = (X @ X.mT / n + 0.1 * torch.eye(n, dtype=torch.float64)).to(dtype)
+    A[1] = torch.eye(n)
+    bad = A.clone()
+    bad[2, -1, 0] = torch.nan
+    L, V = native.operators.eigh(A, True, False, False)
+    cases: list[tuple[Any, list[Any]]] = [
+        (operators.eigh, [bad, True, False, False]),
+        (operators.root, [bad, True, 1e-3, True, False]),
+        (operators.function, [A, KINDS["power"], 0.3, True, False]),
+        (operators.pull_back, [V, X.to(dtype), L.rsqrt(), None, KINDS["inverse_square_root"]]),
+        (operators.pull_back, [V, X.to(dtype), L, L, KINDS["rule"], 1e-4]),
+        (operators.pull_back, [V, X.to(dtype).mT, L, None, KINDS["rule"], 0.0, 19, 18]),
+        (operators.pull_back, [V, X.to(dtype), L, None, KINDS["logarithm"]]),
+    ]
+    for call, arguments in cases:
+        found, expected = on_both(call, arguments, monkeypatch, tmp_path)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), (call.__name__, arguments[3:])
+    assert not kernels.trouble
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("d", [4, 17, 64])
+def test_bits_of_passes(
+    d: int, dtype: torch.dtype, channels_last: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = torch.randn(3, 2, d, 900, generator=torch.Generator().manual_seed(d)).to(dtype)
+    if channels_last:
+        data = data.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    T, centre = torch.randn(2, d, d), torch.randn(2, d, 1)
+
+    def forward(data: Tensor, T: Tensor, centre: Tensor) -> tuple[Tensor, ...]:
+        y = torch.empty_like(data)
+        passes.affine(y, data, T, centre, centre, False)
+        gx = torch.empty_like(data)
+        return *passes.moments(data), y.float(), *passes.affine_backward(gx, data, data, T, centre), gx.float()
+
+    found, expected = on_both(forward, [data, T, centre], monkeypatch, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_captured_step() -> None:
+    """A CUDA graph of a layer's training step: the eager results, in every replay; NaN raises nothing there."""
+    layer = LAYERS["whitening"](device=CUDA)
+    x = images(torch.float32).to(CUDA).requires_grad_()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            layer(x).square().sum().backward()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    x.grad = None
+    with torch.cuda.graph(graph):
+        y = layer(x)
+        (y.tanh() * x.detach()).sum().backward()
+    graph.replay()
+    expected = eg.whiten(x.detach(), group_size=4, eps=1e-2)
+    assert relative_error(y, expected) < 1e-5
+    with torch.no_grad():
+        x[3, 5] = torch.nan
+    graph.replay()
+    torch.cuda.synchronize()
+    assert y[:, 4:8].isnan().all()
+    assert y[:, :4].isfinite().all()
+
+
+def test_full_precision_whatever_torch_may() -> None:
+    """Up to 64 rows the products are our own."""
+    A = separated(33, 20, torch.float64)
+    try:
+        torch.set_float32_matmul_precision("high")
+        W = eg.inv_sqrtm(A.float().to(CUDA)).double().cpu()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert (W @ A @ W - torch.eye(33, dtype=torch.float64)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_compute_sanitizer(tool: str) -> None:
+    if shutil.which("compute-sanitizer") is None:
+        pytest.skip("compute-sanitizer is not installed")
+    program = """
+import torch, eigengrad as eg
+for n in (3, 8, 20, 64):
+    A = torch.eye(n, device="cuda").expand(5, n, n) + torch.randn(5, n, n, device="cuda") / n
+    A = (A @ A.mT).requires_grad_()
+    eg.inv_sqrtm(A).sum().backward()
+layer = eg.nn.ZCAWhitening(10, group_size=4, device="cuda")
+layer(torch.randn(8, 10, 30, 30, device="cuda", requires_grad=True)).square().sum().backward()
+torch.cuda.synchronize()
+"""
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
