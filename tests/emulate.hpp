@@ -33,6 +33,7 @@ struct Block {
 };
 
 inline Block* block;
+inline long phases;  // of all blocks of the last launch
 
 int thread_index() { return block->current; }
 int thread_count() { return int(block->threads.size()); }
@@ -55,6 +56,7 @@ inline int run(void (*kernel)(const void*, void*), const void* arguments, long b
     std::vector<std::uint32_t> shared((shared_bytes + 3) / 4 + guard);
     const std::unique_ptr<char[]> stacks(new char[threads * stack_size]);
     std::vector<int> order(threads);
+    phases = 0;
     for (long index = 0; index < blocks; ++index) {
         std::fill(shared.begin(), shared.end(), unwritten);
         Block here{index, std::vector<Fiber>(threads), 0, {}, kernel, arguments, shared.data()};
@@ -67,7 +69,7 @@ inline int run(void (*kernel)(const void*, void*), const void* arguments, long b
             context.uc_link = &here.scheduler;
             makecontext(&context, run_thread, 0);
         }
-        for (int running = threads; running;) {
+        for (int running = threads; running; ++phases) {
             std::iota(order.begin(), order.end(), 0);
             if (seed) std::shuffle(order.begin(), order.end(), random);
             for (int t : order) {

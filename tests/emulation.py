@@ -77,6 +77,7 @@ extern "C" int emulate(const char* name, const void* arguments, long blocks, int
         if (std::strcmp(each.name, name) == 0) return run(each.kernel, arguments, blocks, threads, shared, seed);
     return -1;
 }}
+extern "C" long phases() {{ return eigengrad::emulation::phases; }}
 """
     command = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", "-ffp-contract=off", "-DEIGENGRAD_ISA=gpu"]
     command += ["-DEIGENGRAD_SCALAR", f"-I{sources.folder()}", f"-I{HERE}", *(["-mfma"] if fused else [])]
@@ -151,6 +152,8 @@ class FakeCuda:
         """Function, blocks, threads, bytes of shared memory, stream."""
         self.shared: dict[str, int] = {}
         self.loaded: list[str] = []
+        self.phases: Any = None
+        """Calling it gives the phases of the last launch, of all its blocks."""
         self.fails = ""
         self.seed = 0
 
@@ -188,6 +191,7 @@ class FakeCuda:
         self.launches.append((name, blocks, threads, shared, stream.value))
         emulate = library(self._headers[name], fused()).emulate
         emulate.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_long, ctypes.c_uint)
+        self.phases = library(self._headers[name], fused()).phases
         code = emulate(name.encode(), parameters[0], blocks, threads, shared, self.seed)
         assert code == 0, f"{name}: {('not among those that are emulated', '', 'waits', 'memory')[code + 1]}"
         return 0

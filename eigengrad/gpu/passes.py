@@ -14,7 +14,7 @@ from eigengrad.native import reference
 
 __all__ = ["IMPLEMENTATIONS", "takes"]
 
-CHUNK = 2048
+CHUNK = 512
 """Observations of a chunk at least, where there are so many: several tiles."""
 MOST_BLOCKS = 1056
 """Eight for each of the 132 multiprocessors of an H100."""
