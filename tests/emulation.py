@@ -85,7 +85,7 @@ extern "C" long phases() {{ return eigengrad::emulation::phases; }}
         command.remove("-mfma")
     known = (code, command, sorted(sources.headers().items()), (HERE / "emulate.hpp").read_text())
     folder = Path(tempfile.gettempdir()) / f"eigengrad-emulation-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{header}-{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}.so"
     with _locked(path.with_suffix(".lock")):
         if not path.exists():
@@ -156,8 +156,22 @@ class FakeCuda:
         """Calling it gives the phases of the last launch, of all its blocks."""
         self.fails = ""
         self.seed = 0
+        self.context: int | None = None
+
+    def cuCtxGetCurrent(self, context: Any) -> int:  # noqa: N802
+        context._obj.value = self.context
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:  # noqa: N802
+        context._obj.value = 0xC0 + device
+        return 0
+
+    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802
+        self.context = context.value
+        return 0
 
     def cuModuleLoadData(self, module: Any, binary: Any) -> int:  # noqa: N802
+        assert self.context
         if self.fails == "load":
             return 209
         (name,) = re.findall(r"    (\w+<.*>)\(arguments,", binary.value.decode())
@@ -184,6 +198,7 @@ class FakeCuda:
     def cuLaunchKernel(self, function: Any, *given: Any) -> int:  # noqa: N802
         blocks, one, two, threads, three, four, shared, stream, parameters, extra = given
         assert (one, two, three, four, extra) == (1, 1, 1, 1, None)
+        assert self.context
         if self.fails == "launch":
             return 700
         name = self.loaded[function.value - 1]

@@ -40,6 +40,19 @@ def test_a_launch(device: FakeDevice) -> None:
 
 
 @needs_compiler
+def test_a_thread_without_a_context(device: FakeDevice) -> None:
+    """As one of autograd's may be: it gets the device's primary one, and one that is there stays."""
+    operators.eigh(A, False, False, True)
+    assert device.cuda.context == 0xC0
+    device.cuda.context = None
+    operators.eigh(A, False, False, True)
+    assert device.cuda.context == 0xC0
+    device.cuda.context = 0xABC
+    operators.eigh(A, False, False, True)
+    assert device.cuda.context == 0xABC
+
+
+@needs_compiler
 def test_much_shared_memory_is_asked_for(device: FakeDevice) -> None:
     V = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
     operators.pull_back(V, V, V, None, 0)

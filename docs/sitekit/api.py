@@ -19,8 +19,14 @@ GALLERY_ORDER = [
 """Of the gallery's sections."""
 
 
-INTERNAL = ("eigengrad.native.operators", "eigengrad.native.thresholds")
-"""Modules for whoever works on the kernel."""
+INTERNAL = (
+    *("eigengrad.native.operators", "eigengrad.native.thresholds"),
+    *(
+        f"eigengrad.gpu.{name}"
+        for name in ("arguments", "compiler", "driver", "kernels", "operators", "passes", "sources")
+    ),
+)
+"""Modules for whoever works on the kernels."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,8 @@ CONCEPTS = (
     ),
     Concept(
         "solvers",
-        "Solvers and the kernel",
-        ("solvers", "native"),
+        "Solvers and the kernels",
+        ("solvers", "native", "gpu", "configuration"),
         'A solver is a forward algorithm; any goes with any rule. `"auto"` is right, unless you reproduce a paper.',
     ),
     Concept(

@@ -31,6 +31,17 @@ class Driver:
                 raise DriverError(f"CUDA's driver was not found ({error})") from error
         self._library = library
 
+    def bind(self, device: int) -> None:
+        """Make torch's context of a device current, in a thread where torch itself has not had to yet.
+
+        A thread of autograd's may have allocated from torch's cache and launched nothing.
+        """
+        context = ctypes.c_void_p()
+        self._call("cuCtxGetCurrent", ctypes.byref(context))
+        if not context.value:
+            self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+            self._call("cuCtxSetCurrent", context)
+
     def load(self, binary: bytes, shared: int) -> int:
         """The function ``kernel`` of a binary, allowed ``shared`` bytes of dynamic shared memory."""
         module, function = ctypes.c_void_p(), ctypes.c_void_p()

@@ -162,6 +162,7 @@ class Launcher:
         function = self._functions[device, kernel]
         assert function is not None
         with on(device) as stream:
+            self._driver.bind(device.index or 0)
             blocks = -(-count // kernel.matrices)
             self._driver.launch(function, blocks, kernel.threads, kernel.shared, stream, of)
 
@@ -171,6 +172,7 @@ class Launcher:
                 function = None
                 try:
                     with on(device):
+                        self._driver.bind(device.index or 0)
                         binary = self._compiler.binary(kernel.code, capability(device))
                         function = self._driver.load(binary, kernel.shared)
                 except (CompilerError, DriverError) as error:
