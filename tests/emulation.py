@@ -155,7 +155,8 @@ class FakeCuda:
         self.phases: Any = None
         """Calling it gives the phases of the last launch, of all its blocks."""
         self.fails = ""
-        self.seed = 0
+        self.seed = 17
+        """Of the order of threads; 0 for their own order."""
         self.context: int | None = None
 
     def cuCtxGetCurrent(self, context: Any) -> int:  # noqa: N802
