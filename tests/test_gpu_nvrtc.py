@@ -54,3 +54,21 @@ def test_registers(name: str, n: int, dtype: torch.dtype, most: int) -> None:
         assert spilled <= SPILLED
         if name == "decompose" and n <= 4:
             assert stack == 0  # every number is in a register
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "most"),
+    [
+        ("moments_of_chunks", SINGLE, 80),
+        ("moments_of_groups", SINGLE, 48),
+        ("affine_of_chunks", torch.bfloat16, 72),
+        ("affine_backward_of_chunks", torch.float16, 112),
+        ("affine_backward_of_chunks", DOUBLE, 128),
+        ("sums_of_groups", SINGLE, 40),
+    ],
+)
+def test_registers_of_passes(name: str, dtype: torch.dtype, most: int) -> None:
+    for architecture in ("sm_80", "sm_90", "sm_100"):
+        registers, spilled, _ = usage(kernels.of_pass(name, 64, dtype), architecture)
+        assert registers <= most
+        assert spilled <= 8
