@@ -67,32 +67,56 @@ Lorentzian<V> lorentzian_of(Numbers x, int n, const PullBackArguments<T>& argume
     return Lorentzian<V>(largest, arguments.parameter);
 }
 
-// The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
-// have in common goes to `factor`: of a projector, whether it is kept.
+template <class V>
+EIGENGRAD_INLINE V lift(V x, V threshold) {
+    return select(threshold > x, threshold, x);
+}
+
+// What fill_weights makes of the eigenvalues: `at`, where the function has its values, and `factor`, what the weights of
+// one eigenvalue have in common; of a projector, whether it is kept.
+template <class Numbers>
+struct Images {
+    Numbers at, factor;
+};
+
+// The weights other than given ones, in the lower triangle at least, from the eigenvalues x.
 template <class V, class T = typename V::scalar>
-void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, LaneNumbers<V> factor, const PullBackArguments<T>& arguments) {
-    if (arguments.kind == projector) factor.load(arguments.diagonal);
-    else
-        for (int k = 0; k < w.n; ++k) factor.data[k] = common_factor(arguments, x.row(k));
+void fill_weights(Lanes<V, 1> w, LaneNumbers<V> x, Images<LaneNumbers<V>> of, const PullBackArguments<T>& arguments) {
+    auto [at, factor] = of;
+    const bool lifted = arguments.is_lifted();
+    if (lifted || arguments.kind == projector) factor.load(arguments.diagonal);
+    const V threshold = lifted ? factor.row(0) : V(T(0));
+    for (int k = 0; k < w.n; ++k) {
+        at.data[k] = lifted ? lift(x.row(k), threshold) : x.row(k);
+        if (arguments.kind != projector) factor.data[k] = common_factor(arguments, at.row(k));
+    }
     const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     w.each(true, [&](int i, int j) {
-        const V xi = x.row(i), xj = x.row(j);
+        const V xi = at.row(i), xj = at.row(j);
         pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), w(i, j), w(j, i));
+        if (lifted) w(i, j) = w(j, i) = lifted_weight(w(i, j), x.row(i), x.row(j), xi, xj, threshold);
     });
     if (!arguments.of_function())
         for (int k = 0; k < w.n; ++k) w(k, k) = V(T(0));
 }
 
 template <class V, class T = typename V::scalar>
-void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, const PullBackArguments<T>& arguments) {
-    if (arguments.kind == projector) factor.load(arguments.diagonal);
-    else
-        for (int k = 0; k < w.n; k += V::lanes) common_factor(arguments, x.column(k)).store(factor.data + k);
+void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, Images<DenseNumbers<V>> of, const PullBackArguments<T>& arguments) {
+    auto [at, factor] = of;
+    const bool lifted = arguments.is_lifted();
+    if (lifted || arguments.kind == projector) factor.load(arguments.diagonal);
+    const V threshold = lifted ? factor.row(0) : V(T(0));
+    for (int k = 0; k < w.n; k += V::lanes) {
+        const V xk = x.column(k), image = lifted ? lift(xk, threshold) : xk;
+        image.store(at.data + k);
+        if (arguments.kind != projector) common_factor(arguments, image).store(factor.data + k);
+    }
     const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     w.each(arguments.of_function(), [&](int i, int j) {
-        const V xi = x.row(i), xj = x.column(j);
+        const V xi = at.row(i), xj = at.column(j);
         V weight, unused;
         pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), weight, unused);
+        if (lifted) weight = lifted_weight(weight, x.row(i), x.column(j), xi, xj, threshold);
         w.set(i, j, weight);
     });
     if (!arguments.of_function())
@@ -101,7 +125,7 @@ void fill_weights(Dense<V, 1> w, DenseNumbers<V> x, DenseNumbers<V> factor, cons
 
 template <class M, class T = typename M::T>
 void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspace with) {
-    Memory<M> memory(with, 6, 2, n, count);
+    Memory<M> memory(with, 6, 3, n, count);
     M v = memory.matrix(), vh = memory.matrix(), g = memory.matrix(), p = memory.matrix();
     auto again = memory;
     const M other = memory.matrix();
@@ -124,7 +148,8 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
     } else {
         const auto x = memory.numbers();
         x.load(arguments.weights);
-        fill_weights(w, x, memory.numbers(), arguments);
+        const auto at = memory.numbers();
+        fill_weights(w, x, {at, memory.numbers()}, arguments);
     }
     p.weigh(w, hermitian, other);
     if (arguments.diagonal && !hermitian) p.add_to_diagonal(arguments.diagonal);

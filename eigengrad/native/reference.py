@@ -17,6 +17,7 @@ __all__ = [
     "affine_backward",
     "eigh",
     "function",
+    "lifted_weights",
     "moments",
     "pull_back",
     "recompose",
@@ -47,7 +48,8 @@ KINDS = {
   of ``major_terms`` and ``minor_terms`` (:mod:`eigengrad.gradients`); eigenvalues ``(*, n)``
 * ``function``: ``V (W o (V^H herm(G) V)) V^H``; symmetric W ``(*, n, n)``
 * ``square_root``, ``inverse_square_root``: the same with the W of the root; its eigenvalues ``(*, n)``
-* ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``
+* ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``. Where a
+  ``diagonal`` is given, a threshold for each matrix, n times, of the function of ``max(eigenvalue, threshold)``
 * ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: by the
   rule, exact without width and terms; eigenvalues ``(*, n)``
 """
@@ -175,8 +177,12 @@ def pull_back(
         if name == "projector":
             assert diagonal is not None
             W = projector_weights(weights, diagonal, parameter, (major_terms, minor_terms))
+        elif name == "function":
+            W = weights
         else:
-            W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
+            lifted = diagonal is not None and name != "square_root"
+            W = _DIVIDED_DIFFERENCES[name](*pairs(torch.maximum(weights, diagonal) if lifted else weights), parameter)
+            W = lifted_weights(W, *pairs(weights), diagonal.unsqueeze(-1)) if lifted else W
         return V @ (W * (V.mH @ G @ V)) @ V.mH
     K = rule_weights(weights, parameter, (major_terms, minor_terms)) if name == "rule" else weights
     rotated = V @ (K * (V.mH @ G))
@@ -204,6 +210,14 @@ def projector_weights(L: Tensor, kept: Tensor, width: float, terms: tuple[int, i
     return W + W.mT
 
 
+def lifted_weights(W: Tensor, x: Tensor, y: Tensor, threshold: Tensor) -> Tensor:
+    """The divided difference of ``f(max(., threshold))`` at x and y; W is that of f at these maxima."""
+    tied = x == y
+    share = (torch.maximum(x, threshold) - torch.maximum(y, threshold)) / torch.where(tied, 1.0, x - y)
+    share = torch.where(tied, (x > threshold).to(x.dtype), share)
+    return torch.where(share == 0, 0.0, share * W)
+
+
 def of_exponential(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
     """``exp(high) (1 - exp(-d))/d``, d being the distance of x and y. Differentiable at ties, as those below."""
     high, distance, tied = torch.maximum(x, y), (x - y).abs(), x == y
@@ -219,6 +233,8 @@ def of_logarithm(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
 def of_power(x: Tensor, y: Tensor, exponent: float | Tensor) -> Tensor:
     """``low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``."""
     p = exponent
+    if isinstance(p, float) and p == 1:
+        return torch.ones_like(x + y)
     low, high, distance, tied = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs(), x == y
     logarithm = p * _log_ratio(x, y)
     difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)
