@@ -191,6 +191,34 @@ def test_frechet_distance_of_large_matrices(rank):
     assert relative(ours, other) < 1e-7
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_derivatives_of_large_matrices(dtype):
+    """In both arguments, in forward mode and of second order: those of the distance that knows nothing of large ones."""
+    n = 270  # more than one block
+    A, B, E = (definite(n, dtype=dtype, seed=seed) / n + torch.eye(n, dtype=dtype) for seed in range(3))
+    m = torch.zeros(n, dtype=dtype)
+
+    def fid(A, B):
+        return eg.spd.frechet_distance(m, A, m, B)
+
+    def squared(A, B):
+        return eg.spd.bures_distance(A, B, squared=True)
+
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    bound = 1e4 * torch.finfo(dtype).eps
+    found, right = [], []
+    for function, to, into in ((fid, dtype, found), (squared, wide, right)):
+        X, Y, Z = A.to(to).requires_grad_(), B.to(to).requires_grad_(), E.to(to)
+        value = function(X, Y)
+        gradients = torch.autograd.grad(value, (X, Y), create_graph=to == torch.float64)
+        into += [value, *gradients, torch.autograd.grad(function(X, Y.detach()), X)[0]]
+        into.append(torch.func.jvp(function, (X.detach(), Y.detach()), (Z, Z))[1])
+        if to == torch.float64 == dtype:
+            into += torch.autograd.grad((gradients[0] * Z).sum() + (gradients[1] * Z).sum(), (X, Y))
+    for ours, other in zip(found, right, strict=False):
+        assert relative(ours.to(wide), other) < bound
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
 def test_means_solve_their_equation_and_have_two_derivatives(mean, dtype):
