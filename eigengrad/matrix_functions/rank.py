@@ -79,7 +79,8 @@ class Deficiency:
             raise ValueError(f"floor must be a number, or a tensor that broadcasts to the batch {shapes}") from None
         if self.rtol is None or L.shape[-1] == 0:
             return floor
-        return torch.maximum(floor, self.rtol * _Largest.call(A, *basis))
+        relative = self.rtol * _Largest.call(A, *basis)
+        return torch.where(floor > relative, floor, relative)  # (of two scalars torch.maximum's tangent is in double)
 
 
 def _check_threshold(name: str, value: object) -> None:

@@ -159,7 +159,7 @@ def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
 
 def transport_map(A: Tensor, B: Tensor) -> Tensor:
     """:func:`optimal_transport_map` of Hermitian matrices of one batch shape."""
-    return _Map.call(A, B, *_factors(A.detach(), B.detach()))
+    return _Map.call(A, B, *_nearby(A.detach(), B.detach())[1:])
 
 
 def _broadcast(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -333,7 +333,11 @@ class _Equation(Function):
     def forward(
         X: Tensor, Y: Tensor, R: Tensor, swapped: bool, G: Tensor, inverse: Tensor, c: Tensor, W: Tensor
     ) -> Tensor:
-        into, out = (G @ W, inverse.mH @ W) if swapped else (inverse.mH @ W, G @ W)
+        unit = c.amax(-1, keepdim=True) if c.shape[-1] else c.sum(-1, keepdim=True)
+        unit = torch.where(unit > 0, unit, 1.0)  # which nothing depends on but the range of numbers
+        c = c / unit
+        of_G, of_inverse = (G @ W) * unit.rsqrt().unsqueeze(-1), inverse.mH @ W
+        into, out = (of_G, of_inverse) if swapped else (of_inverse, of_G)
         return out @ (_reciprocal(c.unsqueeze(-1) + c.unsqueeze(-2)) * (into.mH @ R @ into)) @ out.mH
 
     @staticmethod
