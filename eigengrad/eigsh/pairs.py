@@ -23,6 +23,7 @@ from eigengrad.autograd import Function
 from eigengrad.eigsh.linear_solves import minres
 from eigengrad.eigsh.operators import Operator
 from eigengrad.gradients import GradientRule
+from eigengrad.phase import check_phase
 
 __all__ = ["Setting", "pairs"]
 
@@ -118,6 +119,7 @@ class _Pairs(Function):
         U = torch.zeros_like(X) if gL is None else X * gL
         T = -U * L
         if gX is not None:
+            check_phase("eigsh", (X, gX))
             M = X.mH @ gX
             V = X @ (setting.rule.kernel(L) * M) + _Solve.apply(setting, L, X, gX, *tensors)
             U, T = U + V, T - V * L - X * M.diagonal().real / 2

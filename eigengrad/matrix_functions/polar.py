@@ -205,7 +205,7 @@ def _centred(X: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unit = _power_of_two(_size(X * (w != 0), (-2, -1)))  # division by another would round points far from the origin
     mean = (w * (X / unit)).sum(-2)  # of huge points the sum would overflow
     x = X / unit - mean.unsqueeze(-2)
-    x = torch.where(_size(x * (w != 0), (-2, -1)) > 16 * torch.finfo(X.dtype).eps, x, 0.0)
+    x = torch.where(_size(x * (w != 0), (-2, -1)) <= 16 * torch.finfo(X.dtype).eps, 0.0, x)
     extent = _size(x * (w != 0), (-2, -1))
     return x / extent, mean * unit.squeeze(-1), unit * extent
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
-from eigengrad.autograd import hermitian_part
+from eigengrad.autograd import hermitian_part, is_traced
 from eigengrad.gradients.gaps import lorentzian_kernel, pairs
 from eigengrad.gradients.series import series_kernel
 from eigengrad.native.thresholds import plan
@@ -15,6 +16,7 @@ __all__ = [
     "KINDS",
     "affine",
     "affine_backward",
+    "check_finite",
     "eigh",
     "function",
     "lifted_weights",
@@ -89,12 +91,26 @@ def _eigh(A: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
     return torch.where(finite[..., None], L, torch.nan), torch.where(finite[..., None, None], V.mT, torch.nan).mT
 
 
-def not_finite(index: int) -> str:
+def not_finite(index: int | str) -> str:
     """The message about a matrix without eigendecomposition, as the kernel has it (``native/operators.cpp``)."""
     return (
         f"eigengrad: matrix {index} of the batch has no eigendecomposition: it holds NaN or infinity, "
         "or the algorithm did not converge"
     )
+
+
+def check_finite(A: Tensor) -> None:
+    """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where there
+    are values to look at."""
+    value = A
+    while functorch.is_functorch_wrapped_tensor(value):
+        value = functorch.get_unwrapped(value)
+    if A.device.type != "cpu" or is_traced() or type(value) not in (Tensor, torch.nn.Parameter):
+        return
+    finite = value.detach().isfinite()
+    if not bool(finite.all()):
+        index = int(finite.flatten(-2).all(-1).flatten().logical_not().nonzero()[0]) if value is A else "?"
+        raise torch.linalg.LinAlgError(not_finite(index))
 
 
 def too_many_for_cusolver(A: Tensor) -> bool:
