@@ -255,15 +255,15 @@ def test_minres_solves_indefinite_systems_with_their_own_shifts(dtype):
 
 
 def test_inspection_of_pairs():
-    found = eg.analysis.inspect_pairs(with_multiplets(), 3)
+    found = eg.analysis.inspect(with_multiplets(), 3)
     assert found.cut and "k = 3 cuts a multiplet of 3: take k = 5, or k = 2." in str(found)
     assert len(found.eigenvalues) == 5 and len(found.gaps) == 3 and found.condition > 1e12
     assert (found.residuals < 1e-12).all()
-    found = eg.analysis.inspect_pairs(grid_laplacian(20).to_sparse_coo(), 3, which="smallest")
+    found = eg.analysis.inspect(grid_laplacian(20).to_sparse_coo(), 3, which="smallest")
     assert not found.cut and "wide enough" in found.advice
     exact = torch.linalg.eigvalsh(grid_laplacian(20))
     assert abs(float(found.gaps[-1]) / float((exact[3] - exact[2]) / exact[-1]) - 1) < 0.1
-    whole = eg.analysis.inspect_pairs(torch.eye(3).double() * torch.arange(3), 3)
+    whole = eg.analysis.inspect(torch.eye(3).double() * torch.arange(3), 3)
     assert not whole.cut and whole.condition == 1
     with pytest.raises(ValueError, match="k must be at least 1"):
-        eg.analysis.inspect_pairs(with_multiplets(), 0)
+        eg.analysis.inspect(with_multiplets(), 0)

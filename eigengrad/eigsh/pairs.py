@@ -161,7 +161,7 @@ class _Solve(Function):
             raise torch.linalg.LinAlgError(
                 f"eigsh: the linear equations of the gradient were not solved in {setting.max_iterations} iterations, "
                 f"for {int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a "
-                "k with a wider one (see analysis.inspect_pairs), give a preconditioner, or raise max_iterations"
+                "k with a wider one (see analysis.inspect), give a preconditioner, or raise max_iterations"
             )
         return within(W) / a
 
