@@ -117,7 +117,7 @@ class _TallSVD(Function):
     def backward(ctx: Any, gU: Tensor | None, gS: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, ...]:
         U, S, V = ctx.saved_tensors
         U, null = _split(U, S.shape[-1])
-        check_phase("svd", (U, None if gU is None else gU[..., : S.shape[-1]]), (V, gV))
+        check_phase("svd", (U, None if gU is None else _split(gU, S.shape[-1])[0]), (V, gV))
         of_difference, of_sum, from_null, to_null = _weights(ctx.gradient, S)
         gP = torch.zeros_like(V) if gS is None else torch.diag_embed(gS).to(V.dtype)
         outside = None

@@ -86,7 +86,7 @@ class Logarithm(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         n = X.shape[-1]
         rows, columns = torch.triu_indices(n, n, device=X.device)
-        weights = torch.where(rows == columns, 1.0, 2**0.5).to(X.dtype)
+        weights = torch.where(rows == columns, 1.0, torch.tensor(2.0, dtype=X.dtype, device=X.device).sqrt())
         return eg.logm(X).flatten(-2).index_select(-1, rows * n + columns) * weights
 
 

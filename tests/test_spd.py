@@ -281,3 +281,36 @@ def test_bad_input_is_named():
         eg.spd.geometric_mean(-A, A)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e30])
+def test_transport_maps_have_no_scale(scale):
+    A, B = (definite(3, dtype=torch.float32, seed=seed) for seed in range(2))
+    found = []
+    for unit in (1.0, scale):
+        X = (unit * A).requires_grad_()
+        T = eg.spd.optimal_transport_map(X, unit * B)
+        found.append((T, unit * torch.autograd.grad(T[0].sum(), X)[0]))
+    for ours, right in zip(*found, strict=True):
+        assert relative(right.detach(), ours.detach()) < 1e-4
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e6])
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_means_of_ill_conditioned_matrices(mean, condition):
+    """One such set among good ones: their means are what they are alone."""
+    L = torch.logspace(0, -float(torch.tensor(condition).log10()), 5, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    ill, good = (Q * L) @ Q.mT, definite(3, 5)
+    M = mean(torch.stack([good, hermitian(ill)]))
+    assert relative(M[0], mean(good)) < 1e-12
+    if mean is eg.spd.karcher_mean:
+        inverse = torch.linalg.inv(torch.linalg.cholesky(M[1]))
+        residual = eg.logm(hermitian(inverse @ ill @ inverse.mT)).sum(0).norm()
+    else:
+        residual = (eg.spd.optimal_transport_map(M[1].expand(3, 5, 5), hermitian(ill)).mean(0) - torch.eye(5)).norm()
+    assert float(residual) < 1e-13 * condition
+
+
+def test_means_of_nothing():
+    assert eg.spd.karcher_mean(torch.zeros(2, 0, 0)).shape == (0, 0)

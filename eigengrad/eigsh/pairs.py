@@ -148,12 +148,14 @@ class _Solve(Function):
         def preconditioner(W: Tensor) -> Tensor:
             return within(setting.preconditioner(into_range(W)))
 
-        right = -into_range(into_range(R))
+        size = R.abs().amax(0) if R.numel() else shifts.new_ones(R.shape[1])
+        size = torch.where(size > 0, size, 1.0)  # of cotangents, whose squares may be no numbers
+        right = -into_range(into_range(R / size))
         W, share = minres(
             product,
             right,
             setting.scale * (b / a),
-            torch.linalg.vector_norm(R, dim=0),
+            torch.linalg.vector_norm(R / size, dim=0),
             preconditioner=None if setting.preconditioner is None else preconditioner,
             max_iterations=setting.max_iterations,
         )
@@ -163,7 +165,7 @@ class _Solve(Function):
                 f"for {int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a "
                 "k with a wider one (see analysis.inspect), give a preconditioner, or raise max_iterations"
             )
-        return within(W) / a
+        return within(W) / a * size
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
