@@ -17,7 +17,8 @@ demo-results: demo
 CIFAR10 ?= cifar10
 HOURS ?= 8
 MODEL ?= small
-EVIDENCE = --data $(CIFAR10) --model $(MODEL) --recipe fast --seeds 3 --threads 1 --hours $(HOURS) --output results/cifar10
+EVIDENCE = --data $(CIFAR10) --model $(MODEL) --recipe fast --epochs 4 --amp bf16 --channels-last --seeds 3 --threads 1 \
+	--hours $(HOURS) --output results/cifar10
 evidence: $(VENV)/.lab
 	$(VENV)/bin/eigengrad reproduce table1 --group-sizes 4 16 64 $(EVIDENCE)
 	$(VENV)/bin/eigengrad reproduce table2 $(EVIDENCE)
@@ -63,15 +64,8 @@ $(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard na
 	$(INSTALL) --editable '.[lab]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.lab
-	$(INSTALL) --editable '.[test]'
-	@touch $@
-
 # What an extra names, without building the kernel again.
-REQUIREMENTS = import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
-	print(*(name for name in extras['$*'] if not name.startswith('eigengrad')), sep='\n')
-
-$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
-	$(VENV)/bin/python -c "$(REQUIREMENTS)" > $@.txt
+$(VENV)/.test $(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
+	$(VENV)/bin/python release/requirements.py $* > $@.txt
 	$(INSTALL) --requirement $@.txt
 	@touch $@
