@@ -43,8 +43,9 @@ def eigh(
     with the matrix K of the rule (see :mod:`eigengrad.gradients`). All of PyTorch's transforms apply: second
     derivatives, ``torch.func``, ``torch.compile``, ``torch.export``.
 
-    Eigenvectors are defined up to sign (or phase, for complex input); a loss must not depend on it. On a CPU, the backward
-    pass of complex input raises ``RuntimeError`` as torch's does, but relative to the cotangent's size (over 1% of it).
+    Eigenvectors are defined up to sign (or phase, for complex input); a loss must not depend on it. On a CPU, the
+    backward pass of complex input raises ``RuntimeError`` as torch's does, but relative to the cotangent's size (over
+    1% of it).
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128.

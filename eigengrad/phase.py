@@ -1,8 +1,8 @@
 """The phase of complex eigenvectors, on which no loss may depend.
 
-An eigenvector ``v`` is as good as ``exp(i phi) v``. A loss whose cotangent ``g`` has a part along ``i v`` depends on phi,
-and has no gradient: as torch, the functions of this package say so in the backward pass. torch compares that part with
-0.01, whatever the scale of the loss; here it is compared with the cotangent's size.
+An eigenvector ``v`` is as good as ``exp(i phi) v``. A loss whose cotangent ``g`` has a part along ``i v`` depends on
+phi, and has no gradient: as torch, the functions of this package say so in the backward pass. torch compares that part
+with 0.01, whatever the scale of the loss; here it is compared with the cotangent's size.
 """
 
 import torch
@@ -43,8 +43,8 @@ def check_phase(name: str, *vectors: tuple[Tensor, Tensor | None]) -> None:
         index = int((share > SHARE).flatten().nonzero()[0])
         raise RuntimeError(
             f"{name}: the loss depends on the phase of complex vectors, which is arbitrary, so that it has no gradient: "
-            f"in matrix {index} of the batch, {float(share.flatten()[index]):.2g} of the cotangent's size asks for another "
-            "one. Use abs(V), V * V.conj(), a projector, or fix the phase in the loss"
+            f"in matrix {index} of the batch, {float(share.flatten()[index]):.2g} of the cotangent's size asks for "
+            "another. Use abs(V), V * V.conj(), a projector, or fix the phase in the loss"
         )
 
 

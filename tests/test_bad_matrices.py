@@ -87,7 +87,7 @@ def test_a_bad_metric(generator: torch.Generator) -> None:
 
 def test_a_singular_matrix_has_no_negative_power() -> None:
     A = torch.stack([torch.eye(2), torch.ones(2, 2), 2 * torch.eye(2)]).requires_grad_()
-    with pytest.raises(torch.linalg.LinAlgError, match="matrix 1 of the batch is singular.*rtol="):
+    with pytest.raises(torch.linalg.LinAlgError, match=r"matrix 1 of the batch is singular.*rtol="):
         eg.powm(A, -2)
     found = eg.powm(A, -2, errors="nan")
     assert found[1].isnan().all()

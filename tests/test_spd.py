@@ -193,7 +193,7 @@ def test_frechet_distance_of_large_matrices(rank):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
 def test_derivatives_of_large_matrices(dtype):
-    """In both arguments, in forward mode and of second order: those of the distance that knows nothing of large ones."""
+    """In both arguments, in forward mode and of second order: those of the distance that knows no large ones."""
     n = 270  # more than one block
     A, B, E = (definite(n, dtype=dtype, seed=seed) / n + torch.eye(n, dtype=dtype) for seed in range(3))
     m = torch.zeros(n, dtype=dtype)

@@ -69,9 +69,9 @@ def inspect(
 ) -> Inspection | PairInspection:
     """Gaps, clusters, condition, the amplification that each rule would give, and advice.
 
-    A diagnosis for the desk, not for the training loop: it waits for the device. With ``k``, of the few pairs of a large
-    operator that :func:`eigengrad.eigsh` would find: their residuals, and the gap at the cut, on which its gradient
-    depends.
+    A diagnosis for the desk, not for the training loop: it waits for the device. With ``k``, of the few pairs of a
+    large operator that :func:`eigengrad.eigsh` would find: their residuals, and the gap at the cut, on which its
+    gradient depends.
 
     Args:
         A: Hermitian matrices ``(*, n, n)``. The lower triangle is read. With ``k``, an operator as of

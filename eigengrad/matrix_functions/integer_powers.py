@@ -38,7 +38,7 @@ def _inverse(M: Tensor, p: int) -> Tensor:
     inverse, info = torch.linalg.inv_ex(M)
     if bool((info != 0).any()):
         raise torch.linalg.LinAlgError(
-            f"powm: matrix {int(info.flatten().nonzero()[0])} of the batch is singular, and has no power {p}; give rtol= "
-            "or floor=, with below='drop' for the pseudo-inverse, or errors='nan'"
+            f"powm: matrix {int(info.flatten().nonzero()[0])} of the batch is singular, and has no power {p}; give "
+            "rtol= or floor=, with below='drop' for the pseudo-inverse, or errors='nan'"
         )
     return inverse

@@ -125,8 +125,8 @@ def powm(
         exponent: p, a number (of Python or NumPy), or a real tensor that broadcasts to the batch ``(*)`` and is
             differentiated, for matrices that are positive definite.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
-        solver, errors: as for :func:`eigengrad.eigh`; integer powers need no solver, and a singular matrix has no negative
-            one, which ``errors="nan"`` makes NaN of it alone.
+        solver, errors: as for :func:`eigengrad.eigh`; integer powers need no solver, and a singular matrix has no
+            negative one, which ``errors="nan"`` makes NaN of it alone.
 
     Returns:
         ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero

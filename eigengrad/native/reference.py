@@ -100,8 +100,8 @@ def not_finite(index: int | str) -> str:
 
 
 def check_finite(A: Tensor) -> None:
-    """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where there
-    are values to look at."""
+    """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where
+    there are values to look at."""
     value = A
     while functorch.is_functorch_wrapped_tensor(value):
         value = functorch.get_unwrapped(value)

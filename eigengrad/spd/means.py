@@ -31,8 +31,8 @@ __all__ = ["bures_barycenter", "karcher_mean"]
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 UNITS = 32.0
-"""Of rounding, that a mean's residual may have; times the root of the size. Where it falls no more, times the condition of
-the matrices as seen from the mean, too, by which rounding grows on the way."""
+"""Of rounding, that a mean's residual may have; times the root of the size. Where it falls no more, times the condition
+of the matrices as seen from the mean, too, by which rounding grows on the way."""
 SOLVES = 200
 """Iterations, at most, of conjugate gradients for the derivative. A dozen is usual."""
 
@@ -177,8 +177,8 @@ def _iterate(
     bad = int((~done).flatten().nonzero()[0])
     raise torch.linalg.LinAlgError(
         f"{name}: no convergence in max_iterations = {max_iterations} for mean {bad} of the batch: the residual is "
-        f"{float(residual.flatten()[bad]):.1e}, to be at most {rounding:.1e}. Raise max_iterations, or look at matrices that "
-        "are nearly singular"
+        f"{float(residual.flatten()[bad]):.1e}, to be at most {rounding:.1e}. Raise max_iterations, or look at "
+        "matrices that are nearly singular"
     )
 
 
