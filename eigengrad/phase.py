@@ -42,7 +42,7 @@ def check_phase(name: str, *vectors: tuple[Tensor, Tensor | None]) -> None:
     if bool((share > SHARE).any()):
         index = int((share > SHARE).flatten().nonzero()[0])
         raise RuntimeError(
-            f"{name}: the loss depends on the phase of complex vectors, which is arbitrary, so that it has no gradient: "
+            f"{name}: the loss depends on the phase of complex vectors, which is arbitrary, and has no gradient: "
             f"in matrix {index} of the batch, {float(share.flatten()[index]):.2g} of the cotangent's size asks for "
             "another. Use abs(V), V * V.conj(), a projector, or fix the phase in the loss"
         )
