@@ -79,8 +79,9 @@ class Deficiency:
             raise ValueError(f"floor must be a number, or a tensor that broadcasts to the batch {shapes}") from None
         if self.rtol is None or L.shape[-1] == 0:
             return floor
-        relative = self.rtol * _Largest.call(A, *basis)
-        return torch.where(floor > relative, floor, relative)  # (of two scalars torch.maximum's tangent is in double)
+        # Of two scalars torch.maximum would have a tangent in double precision.
+        largest = _Largest.call(A, *basis).unsqueeze(-1)
+        return torch.maximum(floor.unsqueeze(-1), self.rtol * largest).squeeze(-1)
 
 
 def _check_threshold(name: str, value: object) -> None:
