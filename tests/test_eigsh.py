@@ -320,3 +320,11 @@ def test_an_implicit_covariance_trains_its_data():
         losses.append(float(value.detach()))
         data = data.detach() - g * (0.1 * losses[-1] / g.square().sum())
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_one_triangle_is_no_hermitian_matrix(n):
+    A = matrix_of(torch.arange(float(n)).double())
+    for wrong in (A.triu(), A.triu().to_sparse_coo()):
+        with pytest.raises(ValueError, match="A must be Hermitian"):
+            eg.eigsh(wrong, 2)

@@ -196,9 +196,10 @@ def pull_back(
         elif name == "function":
             W = weights
         else:
-            lifted = diagonal is not None and name != "square_root"
-            W = _DIVIDED_DIFFERENCES[name](*pairs(torch.maximum(weights, diagonal) if lifted else weights), parameter)
-            W = lifted_weights(W, *pairs(weights), diagonal.unsqueeze(-1)) if lifted else W
+            lift = None if name == "square_root" else diagonal
+            at = weights if lift is None else torch.maximum(weights, lift)
+            W = _DIVIDED_DIFFERENCES[name](*pairs(at), parameter)
+            W = W if lift is None else lifted_weights(W, *pairs(weights), lift.unsqueeze(-1))
         return V @ (W * (V.mH @ G @ V)) @ V.mH
     K = rule_weights(weights, parameter, (major_terms, minor_terms)) if name == "rule" else weights
     rotated = V @ (K * (V.mH @ G))
