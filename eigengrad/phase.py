@@ -56,9 +56,11 @@ def _has_values(V: Tensor, g: Tensor) -> bool:
     return (
         V.is_complex()
         and V.numel() > 0
-        and V.device.type == g.device.type == "cpu"
+        and V.is_cpu
+        and g.is_cpu
         and type(V) is type(g) is Tensor
         and not is_traced()
+        and torch._C._len_torch_dispatch_stack() == 0
         and not is_legacy_batchedtensor(g)
         and not torch._C._are_functorch_transforms_active()
     )

@@ -105,7 +105,8 @@ def check_finite(A: Tensor) -> None:
     value = A
     while functorch.is_functorch_wrapped_tensor(value):
         value = functorch.get_unwrapped(value)
-    if A.device.type != "cpu" or is_traced() or type(value) not in (Tensor, torch.nn.Parameter):
+    watched = torch._C._len_torch_dispatch_stack() > 0  # by a mode, to which this would be one operator more
+    if not A.is_cpu or watched or is_traced() or type(value) not in (Tensor, torch.nn.Parameter):
         return
     finite = value.detach().isfinite()
     if not bool(finite.all()):
