@@ -10,6 +10,7 @@ from eigengrad.arguments import Errors, check_errors, check_square
 from eigengrad.autograd import Function, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.gradients import GradientRule, Lorentzian, Unrolled, check_rule
+from eigengrad.phase import check_phase
 from eigengrad.solvers.base import hermitian
 
 __all__ = ["EighResult", "columns_of", "eigh", "mirrored", "ordinary_problem", "topk_eigh"]
@@ -42,7 +43,9 @@ def eigh(
     with the matrix K of the rule (see :mod:`eigengrad.gradients`). All of PyTorch's transforms apply: second
     derivatives, ``torch.func``, ``torch.compile``, ``torch.export``.
 
-    Eigenvectors are defined up to sign (or phase, for complex input); a loss must not depend on it.
+    Eigenvectors are defined up to sign (or phase, for complex input); a loss must not depend on it. On a CPU, the
+    backward pass of complex input raises ``RuntimeError`` as torch's does, but relative to the cotangent's size (over
+    1% of it).
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128.
@@ -216,7 +219,9 @@ class _Eigh(Function):
 
     @staticmethod
     def backward(ctx: Any, gL: Tensor | None, gV: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        return Eigenbasis(*ctx.saved_tensors).pull_back(ctx.gradient, gL, gV), None, None, None
+        basis = Eigenbasis(*ctx.saved_tensors)
+        check_phase("eigh", (basis.V, gV))
+        return basis.pull_back(ctx.gradient, gL, gV), None, None, None
 
     @staticmethod
     def push_forward(ctx: Any, dA: Tensor, *_: None) -> tuple[Tensor, Tensor]:
@@ -245,6 +250,8 @@ class _TopK(Function):
         ctx: Any, gL_some: Tensor | None, gV_some: Tensor | None, gL: Tensor | None, gV: Tensor | None
     ) -> tuple[Tensor | None, None, None, None]:
         basis = Eigenbasis(*ctx.saved_tensors)
+        if gV is None:
+            check_phase("topk_eigh", (basis.V[..., ctx.columns], gV_some))
         some = basis.pull_back(ctx.gradient, gL_some, gV_some, ctx.columns)
         rest = basis.pull_back(ctx.gradient, gL, gV)
         return (some if rest is None else rest if some is None else some + rest), None, None, None

@@ -70,28 +70,24 @@ def pyriemann_functions() -> Iterator[None]:
 
 
 class Rectified(nn.Module):
-    """ReEig of SPDNet: eigenvalues of at least ``threshold``, by the divided difference of the maximum."""
+    """ReEig of SPDNet: eigenvalues of at least ``threshold``."""
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
         self.threshold = threshold
 
     def forward(self, X: Tensor) -> Tensor:
-        def divided_difference(x: Tensor, y: Tensor) -> Tensor:
-            above = (x - self.threshold).clamp_min(0) + (y - self.threshold).clamp_min(0)
-            below = (self.threshold - x).clamp_min(0) + (self.threshold - y).clamp_min(0)
-            return above / (above + below).clamp_min(torch.finfo(x.dtype).tiny)
-
-        return eg.matrix_function(X, lambda x: x.clamp_min(self.threshold), divided_difference)
+        return eg.powm(X, 1, floor=self.threshold)
 
 
 class Logarithm(nn.Module):
     """LogEig of SPDNet: the upper triangle of the logarithm, off the diagonal times ``sqrt(2)``."""
 
     def forward(self, X: Tensor) -> Tensor:
-        rows, columns = torch.triu_indices(*X.shape[-2:], device=X.device)
-        weights = torch.where(rows == columns, 1.0, 2**0.5).to(X.dtype)
-        return eg.logm(X)[..., rows, columns] * weights
+        n = X.shape[-1]
+        rows, columns = torch.triu_indices(n, n, device=X.device)
+        weights = torch.where(rows == columns, 1.0, torch.tensor(2.0, dtype=X.dtype, device=X.device).sqrt())
+        return eg.logm(X).flatten(-2).index_select(-1, rows * n + columns) * weights
 
 
 def spdnet(model: nn.Module) -> nn.Module:

@@ -68,26 +68,43 @@ Lorentzian<V> lorentzian_of(Numbers x, int n, const PullBackArguments<T>& argume
     return Lorentzian<V>(largest, arguments.parameter);
 }
 
-// The weights other than given ones, in the lower triangle at least, from the eigenvalues x; what those of one eigenvalue
-// have in common goes to `factor`: of a projector, whether it is kept.
+template <class V>
+EIGENGRAD_INLINE V lift(V x, V threshold) {
+    return select(threshold > x, threshold, x);
+}
+
+// What fill_weights makes of the eigenvalues: `at`, where the function has its values, and `factor`, what the weights of
+// one eigenvalue have in common; of a projector, whether it is kept.
+template <class Numbers>
+struct Images {
+    Numbers at, factor;
+};
+
+// The weights other than given ones, in the lower triangle at least, from the eigenvalues x.
 template <class Real, class Numbers, class T = typename Real::T>
-void fill_weights(Real w, Numbers x, Numbers factor, const PullBackArguments<T>& arguments) {
+void fill_weights(Real w, Numbers x, Images<Numbers> of, const PullBackArguments<T>& arguments) {
     using V = typename Real::vector;
-    if (arguments.kind == projector) factor.load(arguments.diagonal);
-    else factor.each([&](int k) { factor.set_column(k, common_factor(arguments, x.column(k))); });
+    const Numbers at = of.at, factor = of.factor;
+    const bool lifted = arguments.is_lifted();
+    if (lifted || arguments.kind == projector) factor.load(arguments.diagonal);
+    const V threshold = lifted ? factor.row(0) : V(T(0));
+    at.each([&](int k) { at.set_column(k, lifted ? lift(x.column(k), threshold) : x.column(k)); });
+    if (arguments.kind != projector) factor.each([&](int k) { factor.set_column(k, common_factor(arguments, at.column(k))); });
     const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     if constexpr (Real::one_by_one) {
         w.each(true, [&](int i, int j) {
-            const V xi = x.row(i), xj = x.row(j);
+            const V xi = at.row(i), xj = at.row(j);
             V in_j, in_i;
             pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.row(j), abs(xj) > abs(xi), in_j, in_i);
+            if (lifted) in_j = in_i = lifted_weight(in_j, x.row(i), x.row(j), xi, xj, threshold);
             w.set(i, j, in_j), w.set(j, i, in_i);
         });
     } else {
         w.each(arguments.of_function(), [&](int i, int j) {
-            const V xi = x.row(i), xj = x.column(j);
+            const V xi = at.row(i), xj = at.column(j);
             V in_j, in_i;
             pair_weights(arguments, lorentzian, xi, xj, factor.row(i), factor.column(j), column_is_major(xi, xj, i, j), in_j, in_i);
+            if (lifted) in_j = lifted_weight(in_j, x.row(i), x.column(j), xi, xj, threshold);
             w.set(i, j, in_j);
         });
     }
@@ -96,7 +113,7 @@ void fill_weights(Real w, Numbers x, Numbers factor, const PullBackArguments<T>&
 
 template <class M, class T = typename M::T>
 void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspace with) {
-    Memory<M> memory(with, 6, 2, n, count);
+    Memory<M> memory(with, 6, 3, n, count);
     M vh = memory.matrix(), g = memory.matrix(), p = memory.matrix();
     auto again = memory;
     const M other = memory.matrix();
@@ -119,7 +136,8 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
     } else {
         const auto x = memory.numbers();
         x.load(arguments.weights);
-        fill_weights(w, x, memory.numbers(), arguments);
+        const auto at = memory.numbers();
+        fill_weights(w, x, {at, memory.numbers()}, arguments);
     }
     p.weigh(w, hermitian, other);
     if (arguments.diagonal && !hermitian) p.add_to_diagonal(arguments.diagonal);

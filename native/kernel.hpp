@@ -68,12 +68,14 @@ struct PullBackArguments {
     bool transposed;    // whether the cotangent is stored by columns
     const T* weights;   // (n, n), or (n): of roots the eigenvalues of the root, of others those of the matrix
     int terms[2];       // of a series: for the column's eigenvector where its eigenvalue is the larger, and elsewhere
-    const T* diagonal;  // (n), or null; of a projector 1 for the eigenvalues that it keeps, else 0
+    const T* diagonal;  // (n), or null; of a projector 1 for the eigenvalues that it keeps, else 0; of
+                        // exponential, logarithm and power the threshold that eigenvalues below are lifted to, n times
     T* result;
     double parameter = 0;  // exponent of a power; relative width of a Lorentzian
 
     bool of_function() const { return kind != eigenvectors && kind != by_rule; }
     bool is_lorentzian() const { return parameter > 0 && (kind == by_rule || kind == projector); }
+    bool is_lifted() const { return diagonal && kind >= exponential && kind <= power; }
     bool weights_are_given() const { return kind == eigenvectors || kind == function; }
 };
 

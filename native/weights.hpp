@@ -48,6 +48,7 @@ EIGENGRAD_INLINE V divided_difference(Weights kind, T exponent, V x, V y, V of_x
     const V one(T(1)), high = select(x_is_high, x, y), low = select(x_is_high, y, x), distance = high - low;
     const auto tied = distance == V(T(0));
     if (kind == logarithm) return select(tied, one, log_ratio(high, low)) / select(tied, x, distance);
+    if (kind == power && exponent == 1) return one;
     // Of the two f(x) the larger, times 1 - exp(-|log f(x) - log f(y)|), over the distance.
     const auto x_is_major = exponent < 0 ? y > x : x_is_high;
     const V major = select(x_is_major, of_x, of_y);
@@ -102,6 +103,15 @@ EIGENGRAD_INLINE void pair_weights(const PullBackArguments<T>& of, const Lorentz
     else if (of.kind == projector) in_y = in_x = projector_weight(x, y, of_x, of_y, y_is_major, of.terms, lorentzian);
     else if (of.kind < by_rule) in_y = in_x = root_weight(of.kind, x, y);
     else in_y = in_x = divided_difference(of.kind, T(of.parameter), x, y, of_x, of_y);
+}
+
+// What becomes of the weight of max(x, threshold) and max(y, threshold) for the function f(max(., threshold)).
+template <class V>
+EIGENGRAD_INLINE V lifted_weight(V weight, V x, V y, V lifted_x, V lifted_y, V threshold) {
+    const V zero = V(typename V::scalar(0)), one = V(typename V::scalar(1));
+    const auto tied = x == y;
+    const V share = select(tied, select(x > threshold, one, zero), (lifted_x - lifted_y) / select(tied, one, x - y));
+    return select(share == zero, zero, share * weight);
 }
 
 // f(x) of some numbers.

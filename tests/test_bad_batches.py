@@ -182,3 +182,10 @@ def test_unknown_policy() -> None:
     for make in MAKERS.values():
         with pytest.raises(ValueError, match="errors must be 'raise' or 'skip', got 'ignore'"):
             make(errors="ignore")
+
+
+def test_features_whose_eps_lies_below_the_covariances_rounding(generator: torch.Generator) -> None:
+    """Fewer positions than channels: eigenvalues that are eps come out negative, and are taken to be eps."""
+    x = 1e3 * torch.randn(2, 16, 5, generator=generator)
+    y, right = (eg.nn.functional.whiten_features(z, 1e-5, relative_eps=0.0) for z in (x, x.double()))
+    assert y.isfinite().all() and abs(float(y.norm() / right.norm()) - 1) < 0.05

@@ -98,3 +98,10 @@ def test_off_it_is_off() -> None:
     with eg.analysis.checks():
         torch.vmap(eg.expm)(bad.expand(2, 3, 3))
         torch.compile(eg.expm, backend="eager")(bad)
+
+
+def test_a_loss_of_eigenvalues_alone() -> None:
+    A = torch.tensor([1.0, 2.0, 3.0]).diag().requires_grad_()
+    with eg.analysis.checks():
+        for result in (eg.eigh(A), eg.topk_eigh(A, 2)):
+            assert torch.autograd.grad(result.eigenvalues.sum(), A)[0].isfinite().all()

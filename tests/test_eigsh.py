@@ -255,15 +255,76 @@ def test_minres_solves_indefinite_systems_with_their_own_shifts(dtype):
 
 
 def test_inspection_of_pairs():
-    found = eg.analysis.inspect_pairs(with_multiplets(), 3)
+    found = eg.analysis.inspect(with_multiplets(), 3)
     assert found.cut and "k = 3 cuts a multiplet of 3: take k = 5, or k = 2." in str(found)
     assert len(found.eigenvalues) == 5 and len(found.gaps) == 3 and found.condition > 1e12
     assert (found.residuals < 1e-12).all()
-    found = eg.analysis.inspect_pairs(grid_laplacian(20).to_sparse_coo(), 3, which="smallest")
+    found = eg.analysis.inspect(grid_laplacian(20).to_sparse_coo(), 3, which="smallest")
     assert not found.cut and "wide enough" in found.advice
     exact = torch.linalg.eigvalsh(grid_laplacian(20))
     assert abs(float(found.gaps[-1]) / float((exact[3] - exact[2]) / exact[-1]) - 1) < 0.1
-    whole = eg.analysis.inspect_pairs(torch.eye(3).double() * torch.arange(3), 3)
+    whole = eg.analysis.inspect(torch.eye(3).double() * torch.arange(3), 3)
     assert not whole.cut and whole.condition == 1
     with pytest.raises(ValueError, match="k must be at least 1"):
-        eg.analysis.inspect_pairs(with_multiplets(), 0)
+        eg.analysis.inspect(with_multiplets(), 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "callable"])
+def test_func_vjp_and_jacrev(sparse):
+    """Once the transform is over, what it saved does not say that it wants a gradient."""
+    A = with_multiplets()[:60, :60]
+    A = (A + A.mT) / 2
+    values = A.to_sparse_coo().coalesce().values() if sparse else A
+    indices = A.to_sparse_coo().coalesce().indices()
+
+    def pairs(values):
+        return eg.eigsh(product, 2, n=60, params=[values]) if sparse else eg.eigsh(values, 2)
+
+    def product(X, values):
+        rows, columns = indices
+        return torch.zeros_like(X).index_add(0, rows, values[:, None] * X[columns])
+
+    def loss(values):
+        L, V = pairs(values)
+        return L.sum() + (V[:5] @ V[:5].mT).square().sum()
+
+    leaf = values.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    (found,) = torch.func.vjp(loss, values)[1](torch.ones((), dtype=torch.float64))
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12) and expected.any()
+    assert torch.allclose(torch.func.grad(loss)(values), expected, rtol=1e-9, atol=1e-12)
+    of_values = torch.func.jacrev(lambda values: pairs(values).eigenvalues)(values)
+    each = torch.stack([torch.autograd.grad(pairs(leaf).eigenvalues[i], leaf)[0] for i in range(2)])
+    assert torch.allclose(of_values, each, atol=1e-12)
+
+
+def test_an_implicit_covariance_trains_its_data():
+    """Its gradient is that of the covariance itself, and a few steps down it lower the loss."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(400, 120, dtype=torch.float64, generator=generator) * torch.logspace(0, -1, 120).double()
+    target = torch.linalg.qr(torch.randn(120, 3, dtype=torch.float64, generator=generator)).Q
+
+    def loss(data):
+        _, V = eg.eigsh(lambda X, data: data.mT @ (data @ X) / 400, 3, n=120, params=[data])
+        return 3 - (V.mT @ target).square().sum()
+
+    losses = []
+    for _ in range(4):
+        data.requires_grad_()
+        value = loss(data)
+        (g,) = torch.autograd.grad(value, data)
+        if not losses:
+            V = torch.linalg.eigh(data.mT @ data / 400).eigenvectors[:, -3:]
+            (expected,) = torch.autograd.grad(3 - (V.mT @ target).square().sum(), data)
+            assert float((g - expected).norm() / expected.norm()) < 1e-9
+        losses.append(float(value.detach()))
+        data = data.detach() - g * (0.1 * losses[-1] / g.square().sum())
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_one_triangle_is_no_hermitian_matrix(n):
+    A = matrix_of(torch.arange(float(n)).double())
+    for wrong in (A.triu(), A.triu().to_sparse_coo()):
+        with pytest.raises(ValueError, match="A must be Hermitian"):
+            eg.eigsh(wrong, 2)

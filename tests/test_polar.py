@@ -178,3 +178,19 @@ def test_shapes(shape: tuple[int, ...]) -> None:
     U, H = eg.polar(torch.zeros(shape))
     assert U.shape == shape
     assert H.shape == (*shape[:-2], shape[-1], shape[-1])
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_procrustes_far_from_the_origin(offset: float, generator: torch.Generator) -> None:
+    X, Y = torch.randn(2, 6, 3, generator=generator) + offset
+    right = eg.procrustes(X.double(), Y.double()).rotation
+    torch.testing.assert_close(eg.procrustes(X, Y).rotation.double(), right, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_procrustes_of_points_in_one_place(dtype: torch.dtype, generator: torch.Generator) -> None:
+    for _ in range(20):
+        X = torch.randn(3, dtype=dtype, generator=generator).repeat(6, 1).requires_grad_()
+        fit = eg.procrustes(X, torch.randn(6, 3, dtype=dtype, generator=generator), scaling=True)
+        assert torch.equal(fit.rotation, torch.eye(3, dtype=dtype)) and fit.scale == 1
+        assert not torch.autograd.grad(fit.rotation.sum() + fit.scale, X)[0].any()

@@ -1,5 +1,6 @@
 """Thresholds for small eigenvalues, lifted or dropped: values and gradients against arithmetic of many digits."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
+from eigengrad.native import operators, reference
 from eigengrad.testing import hermitian, relative_error
 
 N = 5
@@ -161,3 +163,32 @@ def test_errors() -> None:
             function(A, below="clip")
         with pytest.raises(ValueError, match=r"broadcasts to the batch \(3,\), got \(2,\)"):
             function(A, floor=torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.float16])
+def test_one_matrix_in_forward_mode(dtype: torch.dtype) -> None:
+    A = torch.eye(3, dtype=dtype) + 0.1
+    for function in (eg.sqrtm, eg.inv_sqrtm, eg.logm):
+        for below in ("lift", "drop"):
+            of = functools.partial(function, rtol=1e-3, below=below)
+            value, tangent = torch.func.jvp(of, (A,), (A,))
+            assert value.dtype == tangent.dtype == dtype and tangent.isfinite().all()
+    if dtype == torch.float32:
+        assert torch.func.hessian(lambda A: eg.sqrtm(A, rtol=1e-3).sum())(A).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize(("n", "batch"), [(3, 40), (20, 2), (33, 1)])
+def test_lifted_in_the_kernel_and_out_of_it(n: int, batch: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Thresholds of each matrix's own; eigenvalues at, below and far below them, tied and not, and negative ones."""
+    V = torch.linalg.qr(torch.randn(batch, n, n, dtype=dtype, generator=generator)).Q
+    G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
+    L = torch.linspace(-0.5, 2, n, dtype=dtype.to_real()).repeat(batch, 1)
+    L[:, 1] = L[:, 0]
+    L[:, -2] = L[:, -1]
+    thresholds = torch.linspace(0.1, 1, batch, dtype=L.dtype).unsqueeze(-1).expand(batch, n)
+    L[:, n // 2] = thresholds[:, 0]
+    for kind, parameter in (("logarithm", 0.0), ("exponential", 0.0), ("power", 0.3), ("power", 1.0), ("power", -0.5)):
+        arguments = (V, G, L, thresholds, operators.KINDS[kind], parameter)
+        found, right = operators.pull_back(*arguments), reference.pull_back(*arguments)
+        assert relative_error(found, right) < 1e3 * torch.finfo(dtype).eps

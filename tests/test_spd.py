@@ -191,6 +191,34 @@ def test_frechet_distance_of_large_matrices(rank):
     assert relative(ours, other) < 1e-7
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
+def test_derivatives_of_large_matrices(dtype):
+    """In both arguments, in forward mode and of second order: those of the distance that knows no large ones."""
+    n = 270  # more than one block
+    A, B, E = (definite(n, dtype=dtype, seed=seed) / n + torch.eye(n, dtype=dtype) for seed in range(3))
+    m = torch.zeros(n, dtype=dtype)
+
+    def fid(A, B):
+        return eg.spd.frechet_distance(m, A, m, B)
+
+    def squared(A, B):
+        return eg.spd.bures_distance(A, B, squared=True)
+
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    bound = 1e4 * torch.finfo(dtype).eps
+    found, right = [], []
+    for function, to, into in ((fid, dtype, found), (squared, wide, right)):
+        X, Y, Z = A.to(to).requires_grad_(), B.to(to).requires_grad_(), E.to(to)
+        value = function(X, Y)
+        gradients = torch.autograd.grad(value, (X, Y), create_graph=to == torch.float64)
+        into += [value, *gradients, torch.autograd.grad(function(X, Y.detach()), X)[0]]
+        into.append(torch.func.jvp(function, (X.detach(), Y.detach()), (Z, Z))[1])
+        if to == torch.float64 == dtype:
+            into += torch.autograd.grad((gradients[0] * Z).sum() + (gradients[1] * Z).sum(), (X, Y))
+    for ours, other in zip(found, right, strict=False):
+        assert relative(ours.to(wide), other) < bound
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
 def test_means_solve_their_equation_and_have_two_derivatives(mean, dtype):
@@ -253,3 +281,36 @@ def test_bad_input_is_named():
         eg.spd.geometric_mean(-A, A)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e30])
+def test_transport_maps_have_no_scale(scale):
+    A, B = (definite(3, dtype=torch.float32, seed=seed) for seed in range(2))
+    found = []
+    for unit in (1.0, scale):
+        X = (unit * A).requires_grad_()
+        T = eg.spd.optimal_transport_map(X, unit * B)
+        found.append((T, unit * torch.autograd.grad(T[0].sum(), X)[0]))
+    for ours, right in zip(*found, strict=True):
+        assert relative(right.detach(), ours.detach()) < 1e-4
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e6])
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_means_of_ill_conditioned_matrices(mean, condition):
+    """One such set among good ones: their means are what they are alone."""
+    L = torch.logspace(0, -float(torch.tensor(condition).log10()), 5, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    ill, good = (Q * L) @ Q.mT, definite(3, 5)
+    M = mean(torch.stack([good, hermitian(ill)]))
+    assert relative(M[0], mean(good)) < 1e-12
+    if mean is eg.spd.karcher_mean:
+        inverse = torch.linalg.inv(torch.linalg.cholesky(M[1]))
+        residual = eg.logm(hermitian(inverse @ ill @ inverse.mT)).sum(0).norm()
+    else:
+        residual = (eg.spd.optimal_transport_map(M[1].expand(3, 5, 5), hermitian(ill)).mean(0) - torch.eye(5)).norm()
+    assert float(residual) < 1e-12 * condition
+
+
+def test_means_of_nothing():
+    assert eg.spd.karcher_mean(torch.zeros(2, 0, 0)).shape == (0, 0)

@@ -4,7 +4,7 @@ from eigengrad.analysis.checks import checks
 from eigengrad.analysis.gauge import GaugeDependence, gauge_dependence
 from eigengrad.analysis.inspection import Inspection, inspect
 from eigengrad.analysis.iterations import gradient_bound, iterations_for, remainder
-from eigengrad.analysis.pairs import PairInspection, inspect_pairs
+from eigengrad.analysis.pairs import PairInspection
 
 __all__ = [
     "GaugeDependence",
@@ -14,7 +14,6 @@ __all__ = [
     "gauge_dependence",
     "gradient_bound",
     "inspect",
-    "inspect_pairs",
     "iterations_for",
     "remainder",
 ]

@@ -112,8 +112,11 @@ def _check_hermitian(A: Tensor, name: str, site: str) -> None:
         )
 
 
-def _check_cotangent(g: Tensor, L: Tensor, V: Tensor, site: str) -> None:
-    """Of eigenvectors V ``(*, n, k)``: nothing along ``i v``, and within ties nothing along ``v_i W`` for skew W."""
+def _check_cotangent(g: Tensor | None, L: Tensor, V: Tensor, site: str) -> None:
+    """Of eigenvectors V ``(*, n, k)``, None for a loss without them: nothing along ``i v``, and within ties nothing
+    along ``v_i W`` for skew W."""
+    if g is None:
+        return
     if not g.isfinite().all():
         raise ValueError(f"{site}: the cotangent of the eigenvectors, which the loss has sent back, is not finite")
     eps, tiny = torch.finfo(L.dtype).eps, torch.finfo(L.dtype).tiny

@@ -4,6 +4,7 @@ An eigenvector is defined up to a sign (a phase, for complex matrices), and seve
 matrix: their gauge. A loss that depends on it has no gradient, only numbers, whatever the rule.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def gauge_dependence(
     Raises:
         TypeError: if ``A`` is no tensor, or of another dtype than LAPACK has.
         ValueError: if ``A`` is no batch of square matrices; if ``trials`` is not positive, or the loss is no real
-            scalar.
+            scalar, or its cotangent not finite.
         torch.linalg.LinAlgError: if the eigendecomposition does not converge, for example on NaN.
 
     Example:
@@ -72,14 +73,18 @@ def gauge_dependence(
     check_square(A)
     if trials < 1:
         raise ValueError(f"trials must be at least 1, got {trials}")
-    L, V = torch.linalg.eigh(A.detach())
     same = inspect(A, rtol=rtol, rules=()).clusters
+    L, V = torch.linalg.eigh(A.detach())
     same_cluster = same.unsqueeze(-1) == same.unsqueeze(-2)
     reference = _cotangent(loss, L, V)
-    size = float(torch.linalg.vector_norm(reference))
+    largest = float(reference.abs().max()) if reference.numel() else 0.0
+    if not largest < math.inf:
+        raise ValueError("the cotangent of the eigenvectors, which loss sends back, is not finite")
+    scale = largest or 1.0  # squares of very small and large ones are no numbers
+    size = float(torch.linalg.vector_norm(reference / scale))
 
     def change(Z: Tensor) -> float:
-        difference = float(torch.linalg.vector_norm(_cotangent(loss, L, V @ Z) - reference @ Z))
+        difference = float(torch.linalg.vector_norm((_cotangent(loss, L, V @ Z) - reference @ Z) / scale))
         return difference / size if size else difference
 
     phase = basis = 0.0

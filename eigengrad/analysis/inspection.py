@@ -1,14 +1,17 @@
 """A look at a spectrum before it is differentiated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from eigengrad.analysis.pairs import PairInspection, inspect_pairs
 from eigengrad.arguments import check_square
 from eigengrad.gradients import Clipped, Exact, GradientRule, Lorentzian, Masked, PowerIteration, Taylor, check_rule
+from eigengrad.native.reference import check_finite
 
 __all__ = ["Inspection", "inspect"]
 
@@ -46,30 +49,68 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(A: Tensor, *, rtol: float | None = None, rules: Iterable[GradientRule] = SHELF) -> Inspection:
+@overload
+def inspect(
+    A: Tensor, k: None = None, *, rtol: float | None = None, rules: Iterable[GradientRule] = SHELF
+) -> Inspection: ...
+
+
+@overload
+def inspect(A: Tensor | Callable[..., Tensor], k: int, **options: Any) -> PairInspection: ...
+
+
+def inspect(
+    A: Tensor | Callable[..., Tensor],
+    k: int | None = None,
+    *,
+    rtol: float | None = None,
+    rules: Iterable[GradientRule] = SHELF,
+    **options: Any,
+) -> Inspection | PairInspection:
     """Gaps, clusters, condition, the amplification that each rule would give, and advice.
 
-    A diagnosis for the desk, not for the training loop: it waits for the device.
+    A diagnosis for the desk, not for the training loop: it waits for the device. With ``k``, of the few pairs of a
+    large operator that :func:`eigengrad.eigsh` would find: their residuals, and the gap at the cut, on which its
+    gradient depends.
 
     Args:
-        A: Hermitian matrices ``(*, n, n)``. The lower triangle is read.
+        A: Hermitian matrices ``(*, n, n)``. The lower triangle is read. With ``k``, an operator as of
+            :func:`eigengrad.eigsh`.
+        k: how many pairs, at least 1; by default the whole spectrum.
         rtol: neighbours whose gap is at most this share of the largest magnitude belong to one cluster. By default
             ``n`` units of rounding, the error of computed eigenvalues.
         rules: the rules to compare; by default all of the shelf, with their defaults.
+        options: with ``k``, those of :func:`eigengrad.eigsh`: which, B, preconditioner, start, tol, max_iterations,
+            generator, n, dtype, device, params.
+
+    Returns:
+        An :class:`Inspection`; with ``k``, a :class:`PairInspection`.
 
     Raises:
-        TypeError: if one of ``rules`` is none; if ``A`` is no tensor, or of another dtype than LAPACK has.
-        ValueError: if ``A`` is no batch of square matrices; if ``rtol`` is negative.
-        torch.linalg.LinAlgError: if the eigendecomposition does not converge, for example on NaN.
+        TypeError: if one of ``rules`` is none; if ``A`` is no tensor, or of another dtype than LAPACK has; for options
+            that do not belong together.
+        ValueError: if ``A`` is no batch of square matrices; if ``rtol`` is negative; as of :func:`eigengrad.eigsh`.
+        torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
     Example:
         >>> import torch, eigengrad as eg
         >>> eg.analysis.inspect(torch.tensor([1.0, 2.0, 2.0]).diag()).advice[:47]
         '2 eigenvalues are tied, so that Exact() has no '
+        >>> print(eg.analysis.inspect(torch.tensor([1.0, 2.0, 2.0, 3.0]).diag(), 2).advice)
+        k = 2 cuts a multiplet of 2: take k = 3, or k = 1.
     """
+    if k is not None:
+        if rtol is not None or rules is not SHELF:
+            raise TypeError("rtol and rules are of a whole spectrum: they do not go with k")
+        return inspect_pairs(A, k, **options)
+    if options:
+        raise TypeError(f"inspect: {', '.join(options)} go with k, the number of pairs of an operator")
+    if not isinstance(A, Tensor) or A.layout != torch.strided:
+        raise TypeError("A is no dense tensor, of which the whole spectrum can be seen: say of how many pairs, by k=")
     check_square(A)
     if rtol is not None and rtol < 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
+    check_finite(A.tril())
     L = torch.linalg.eigvalsh(A.detach())
     n, unit = L.shape[-1], torch.finfo(L.dtype).eps
     magnitude = L.abs()

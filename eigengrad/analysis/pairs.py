@@ -13,7 +13,7 @@ __all__ = ["PairInspection", "inspect_pairs"]
 
 @dataclass(frozen=True)
 class PairInspection:
-    """What :func:`inspect_pairs` found; ``print`` shows it as a small table."""
+    """What :func:`inspect` found of an operator; ``print`` shows it as a small table."""
 
     eigenvalues: Tensor
     """``(p,)``, in the order of ``which``: the k asked for, and the rest of a multiplet that k cuts."""
@@ -65,11 +65,6 @@ def inspect_pairs(
 
     Args, Raises:
         As for :func:`eigengrad.eigsh`; besides, ``ValueError`` for ``k = 0``.
-
-    Example:
-        >>> import torch, eigengrad as eg
-        >>> print(eg.analysis.inspect_pairs(torch.tensor([1.0, 2.0, 2.0, 3.0]).diag(), 2).advice)
-        k = 2 cuts a multiplet of 2: take k = 3, or k = 1.
     """
     if k == 0:
         raise ValueError("k must be at least 1, got 0: there is no cut to look at")

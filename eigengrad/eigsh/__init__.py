@@ -226,6 +226,9 @@ def _all_pairs(problem: Problem, like: Tensor) -> Found:
     """Of an operator so small that a search would not be shorter."""
     identity = torch.eye(problem.n, dtype=like.dtype, device=like.device)
     matrix = problem.A(identity)
+    size = float(matrix.abs().amax()) if problem.n else 0.0
+    if size and float((matrix - matrix.mH).abs().amax()) > torch.finfo(matrix.dtype).eps ** 0.5 * size:
+        raise ValueError("A must be Hermitian, with both triangles stored; pass (A + A.mH) / 2, or mirror one")
     B = None if problem.B is None else problem.B(identity)
     L, V = eigh(matrix, B=B, gradient=Lorentzian())
     order = problem.order(L)

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
 
 from eigengrad.autograd import Function
 from eigengrad.eigsh.linear_solves import minres
 from eigengrad.eigsh.operators import Operator
 from eigengrad.gradients import GradientRule
+from eigengrad.phase import check_phase
 
 __all__ = ["Setting", "pairs"]
 
@@ -62,21 +64,37 @@ def _split(setting: Setting, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor,
 Terms = list[tuple[Tensor, Tensor]]
 
 
-def _cotangents(setting: Setting, tensors: tuple[Tensor, ...], of_A: Terms, of_B: Terms) -> tuple[Tensor | None, ...]:
+def _cotangents(
+    setting: Setting, tensors: tuple[Tensor, ...], needed: tuple[bool, ...], of_A: Terms, of_B: Terms
+) -> tuple[Tensor | None, ...]:
     """Of ``sum Re <U, A X> + sum Re <U, B X>`` over the terms ``(U, X)``, in the tensors that A and B are made of."""
+
+    def total(*tensors: Tensor) -> Tensor:
+        in_A, in_B = _split(setting, tensors)
+        value: Any = sum(setting.A.pairing(U, X, *in_A) for U, X in of_A)
+        if setting.B is not None and in_B:
+            value = value + sum(setting.B.pairing(U, X, *in_B) for U, X in of_B)
+        return value
+
+    if torch._C._are_functorch_transforms_active():
+        value, pull_back = torch.func.vjp(total, *map(unwrap_if_dead, tensors))  # type: ignore[misc]
+        return tuple(pull_back(torch.ones_like(value)))
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases: U and X depend on the tensors, too, and only what A and B are made of here is meant.
-        at = tuple(tensor.view_as(tensor) for tensor in tensors)
+        at = tuple(_alias(tensor, want) for tensor, want in zip(tensors, needed, strict=True))
         wanted = [tensor for tensor in at if tensor.requires_grad]
         if not wanted:
             return (None,) * len(tensors)
-        in_A, in_B = _split(setting, at)
-        total: Any = sum(setting.A.pairing(U, X, *in_A) for U, X in of_A)
-        if setting.B is not None and in_B:
-            total = total + sum(setting.B.pairing(U, X, *in_B) for U, X in of_B)
-        found = iter(torch.autograd.grad(total, wanted, create_graph=graph, allow_unused=True))
+        found = iter(torch.autograd.grad(total(*at), wanted, create_graph=graph, allow_unused=True))
     return tuple(next(found) if tensor.requires_grad else None for tensor in at)
+
+
+def _alias(tensor: Tensor, needed: bool) -> Tensor:
+    """Another tensor for the same numbers, that wants a gradient where one is needed: the saved one does not, when
+    ``torch.func.vjp``, of which it is a relic, is over."""
+    alias = tensor.view_as(tensor)
+    return alias.detach().requires_grad_() if needed and not alias.requires_grad else alias
 
 
 class _Pairs(Function):
@@ -101,10 +119,11 @@ class _Pairs(Function):
         U = torch.zeros_like(X) if gL is None else X * gL
         T = -U * L
         if gX is not None:
+            check_phase("eigsh", (X, gX))
             M = X.mH @ gX
             V = X @ (setting.rule.kernel(L) * M) + _Solve.apply(setting, L, X, gX, *tensors)
             U, T = U + V, T - V * L - X * M.diagonal().real / 2
-        return (None, None, None, *_cotangents(setting, tuple(tensors), [(U, X)], [(T, X)]))
+        return (None, None, None, *_cotangents(setting, tuple(tensors), ctx.needs_input_grad[3:], [(U, X)], [(T, X)]))
 
 
 class _Solve(Function):
@@ -129,12 +148,14 @@ class _Solve(Function):
         def preconditioner(W: Tensor) -> Tensor:
             return within(setting.preconditioner(into_range(W)))
 
-        right = -into_range(into_range(R))
+        size = R.abs().amax(0) if R.numel() else shifts.new_ones(R.shape[1])
+        size = torch.where(size > 0, size, 1.0)  # of cotangents, whose squares may be no numbers
+        right = -into_range(into_range(R / size))
         W, share = minres(
             product,
             right,
             setting.scale * (b / a),
-            torch.linalg.vector_norm(R, dim=0),
+            torch.linalg.vector_norm(R / size, dim=0),
             preconditioner=None if setting.preconditioner is None else preconditioner,
             max_iterations=setting.max_iterations,
         )
@@ -142,9 +163,9 @@ class _Solve(Function):
             raise torch.linalg.LinAlgError(
                 f"eigsh: the linear equations of the gradient were not solved in {setting.max_iterations} iterations, "
                 f"for {int((share > 1e3).sum())} of {X.shape[1]} pairs: the gap behind the last pair is narrow. Take a "
-                "k with a wider one (see analysis.inspect_pairs), give a preconditioner, or raise max_iterations"
+                "k with a wider one (see analysis.inspect), give a preconditioner, or raise max_iterations"
             )
-        return within(W) / a
+        return within(W) / a * size
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -163,4 +184,4 @@ class _Solve(Function):
         g_shifts = -(BZ.conj() * W).sum(0).real
         gX = BZ @ m.mH - BW @ nu.mH
         of_B = [(-Z * shifts, W), (Z @ m.mH, X), (-X @ nu, W)]
-        return (None, g_shifts, gX, Z, *_cotangents(setting, tuple(tensors), [(Z, W)], of_B))
+        return (None, g_shifts, gX, Z, *_cotangents(setting, tuple(tensors), ctx.needs_input_grad[4:], [(Z, W)], of_B))

@@ -28,7 +28,7 @@ trouble: list[str] = []
 """Why kernels are not in use, each reason once."""
 
 _BY_THREAD = {"eigh": (2, 1), "decompose": (2, 1), "refine": (2, 1), "recompose": (1, 1), "pull_back": (3, 1)}
-_BY_BLOCK = {"eigh": (2, 5), "decompose": (4, 2), "refine": (4, 1), "recompose": (3, 1), "pull_back": (4, 2)}
+_BY_BLOCK = {"eigh": (2, 5), "decompose": (4, 2), "refine": (4, 1), "recompose": (3, 1), "pull_back": (4, 3)}
 """Matrices and vectors that a kernel has in shared memory, of each thread's matrix or of the block's."""
 _ARGUMENTS = {
     "eigh": "DecomposeArguments",

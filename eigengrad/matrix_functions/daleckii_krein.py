@@ -146,7 +146,7 @@ class _ValueInBasis(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         A, t, L, V = ctx.saved_tensors
-        gt = _InParameters.call(A, g, t, ctx.f, L, V) if t.shape[-1] else None
+        gt = _InParameters.call(A, g, t, ctx.f, L, V) if t.shape[-1] and ctx.needs_input_grad[1] else None
         return _Derivative.call(A, g, t, ctx.f, L, V), gt, None, None, None
 
     @staticmethod
@@ -189,7 +189,8 @@ class _Derivative(Function):
     @staticmethod
     def forward(A: Tensor, E: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
         if f.kind is not None:
-            return operators.pull_back(V, E, L, None, f.kind, f.parameter)
+            lifted_to = t.expand(L.shape) if t.shape[-1] else None
+            return operators.pull_back(V, E, L, lifted_to, f.kind, f.parameter)
         return Eigenbasis(L, V).conjugate(_first(f, L, t), E)
 
     @staticmethod

@@ -37,7 +37,8 @@ class ScalarFunction(Protocol):
 
     @property
     def kind(self) -> int | None:
-        """Of the operators ``function`` and ``pull_back``, which have ``f`` and ``first``; None for others."""
+        """Of the operators ``function`` and ``pull_back``, which have ``f`` and ``first``; None for others. The one
+        parameter that such a function may have is a threshold, to which ``pull_back`` lifts its argument."""
         ...
 
     @property

@@ -198,12 +198,22 @@ def procrustes(
 
 
 def _centred(X: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Points about their mean and divided by their size, the mean, and the size ``(*, 1, 1)``, a constant."""
-    unit = _size(X, (-2, -1))
+    """Points about their mean and divided by their size, the mean, and the size ``(*, 1, 1)``, a constant.
+
+    Points no further apart than their mean is rounded are in one place.
+    """
+    unit = _power_of_two(_size(X * (w != 0), (-2, -1)))  # division by another would round points far from the origin
     mean = (w * (X / unit)).sum(-2)  # of huge points the sum would overflow
     x = X / unit - mean.unsqueeze(-2)
+    x = torch.where(_size(x * (w != 0), (-2, -1)) <= 16 * torch.finfo(X.dtype).eps, 0.0, x)
     extent = _size(x * (w != 0), (-2, -1))
     return x / extent, mean * unit.squeeze(-1), unit * extent
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    """Near x, which is positive, and exact; NaN and infinity as they are."""
+    near = torch.ldexp(torch.ones_like(x), x.log2().floor())
+    return torch.where(x.isfinite(), near, x)
 
 
 def _size(X: Tensor, dims: tuple[int, ...]) -> Tensor:

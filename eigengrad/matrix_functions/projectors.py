@@ -56,7 +56,9 @@ def projector(
         k: how many of the largest eigenvalues to keep, from 0 to n; or a slice of the ascending spectrum, such as
             ``slice(0, 2)`` for the two smallest; or a function from the ascending eigenvalues ``(*, n)`` to booleans,
             such as ``lambda L: L > 0``.
-        gradient: a rule for the gaps at the cut. The default is exact to rounding, and bounded as such a gap closes.
+        gradient: a rule for the gaps at the cut. The default is bounded as such a gap closes, and leaves out a share
+            ``eps/d^2`` at a gap d relative to the largest magnitude (see :class:`eigengrad.Lorentzian`): with a gap
+            that is narrow and open, take ``Exact()``.
         solver, errors: as for :func:`eigengrad.eigh`.
         B: Hermitian positive definite matrices, for the projector on the span of eigenvectors of ``A v = l B v``:
             ``U U^H B``, which is orthogonal in the inner product of B; differentiated in A and in B.

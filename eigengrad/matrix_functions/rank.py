@@ -21,6 +21,7 @@ from eigengrad.autograd import Function, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
+from eigengrad.native.reference import lifted_weights
 
 __all__ = ["Below", "Deficiency"]
 
@@ -78,7 +79,9 @@ class Deficiency:
             raise ValueError(f"floor must be a number, or a tensor that broadcasts to the batch {shapes}") from None
         if self.rtol is None or L.shape[-1] == 0:
             return floor
-        return torch.maximum(floor, self.rtol * _Largest.call(A, *basis))
+        # Of two scalars torch.maximum would have a tangent in double precision.
+        largest = _Largest.call(A, *basis).unsqueeze(-1)
+        return torch.maximum(floor.unsqueeze(-1), self.rtol * largest).squeeze(-1)
 
 
 def _check_threshold(name: str, value: object) -> None:
@@ -91,11 +94,8 @@ def _check_threshold(name: str, value: object) -> None:
 class Lifted:
     """``f(max(x, threshold))``; the first parameter is the threshold."""
 
-    kind: ClassVar[int | None] = None
-    parameter: ClassVar[float] = 0.0
-
     def __init__(self, f: ScalarFunction) -> None:
-        self._f = f
+        self._f, self.kind, self.parameter = f, f.kind, f.parameter
 
     def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t
@@ -103,11 +103,8 @@ class Lifted:
 
     def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t
-        lifted_x, lifted_y = torch.maximum(x, threshold), torch.maximum(y, threshold)
-        share = (lifted_x - lifted_y) / torch.where(x == y, 1.0, x - y)
-        share = torch.where(x == y, (x > threshold).to(x.dtype), share)
-        of_both = self._f.first(lifted_x, lifted_y, *parameters)
-        return torch.where(share == 0, 0.0, share * of_both)
+        of_both = self._f.first(torch.maximum(x, threshold), torch.maximum(y, threshold), *parameters)
+        return lifted_weights(of_both, x, y, threshold)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t

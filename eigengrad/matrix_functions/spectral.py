@@ -14,7 +14,6 @@ from torch import Tensor
 from eigengrad import solvers
 from eigengrad.arguments import Errors, check_square
 from eigengrad.autograd import public
-from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions.daleckii_krein import apply
 from eigengrad.matrix_functions.divided_differences import (
     Custom,
@@ -24,6 +23,7 @@ from eigengrad.matrix_functions.divided_differences import (
     PowerOfParameter,
     ScalarFunction,
 )
+from eigengrad.matrix_functions.integer_powers import integer_power
 from eigengrad.matrix_functions.rank import Below, Deficiency
 from eigengrad.matrix_functions.square_roots import inv_sqrtm, sqrtm
 
@@ -125,7 +125,8 @@ def powm(
         exponent: p, a number (of Python or NumPy), or a real tensor that broadcasts to the batch ``(*)`` and is
             differentiated, for matrices that are positive definite.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
-        solver, errors: as for :func:`eigengrad.eigh`; integer powers do not use them.
+        solver, errors: as for :func:`eigengrad.eigh`; integer powers need no solver, and a singular matrix has no
+            negative one, which ``errors="nan"`` makes NaN of it alone.
 
     Returns:
         ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero
@@ -158,8 +159,7 @@ def powm(
     if deficiency.is_possible or not (p.is_integer() or abs(p) == 0.5):
         return _apply(A, Power(p), deficiency, algorithm)
     if p.is_integer():
-        check_square(A)
-        return torch.linalg.matrix_power(mirrored(A, "L"), int(p))
+        return integer_power(A, int(p), errors)
     return sqrtm(A, solver=algorithm) if p > 0 else inv_sqrtm(A, solver=algorithm)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
-from eigengrad.autograd import hermitian_part
+from eigengrad.autograd import hermitian_part, is_traced
 from eigengrad.gradients.gaps import lorentzian_kernel, pairs
 from eigengrad.gradients.series import series_kernel
 from eigengrad.native.thresholds import plan
@@ -15,8 +16,10 @@ __all__ = [
     "KINDS",
     "affine",
     "affine_backward",
+    "check_finite",
     "eigh",
     "function",
+    "lifted_weights",
     "moments",
     "pull_back",
     "recompose",
@@ -47,7 +50,8 @@ KINDS = {
   of ``major_terms`` and ``minor_terms`` (:mod:`eigengrad.gradients`); eigenvalues ``(*, n)``
 * ``function``: ``V (W o (V^H herm(G) V)) V^H``; symmetric W ``(*, n, n)``
 * ``square_root``, ``inverse_square_root``: the same with the W of the root; its eigenvalues ``(*, n)``
-* ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``
+* ``exponential``, ``logarithm``, ``power``: the same with the W of the function; eigenvalues ``(*, n)``. Where a
+  ``diagonal`` is given, a threshold for each matrix, n times, of the function of ``max(eigenvalue, threshold)``
 * ``projector``: the same with the W of the projector on the eigenvectors for which ``diagonal`` is 1, and not 0: by the
   rule, exact without width and terms; eigenvalues ``(*, n)``
 """
@@ -87,12 +91,27 @@ def _eigh(A: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
     return torch.where(finite[..., None], L, torch.nan), torch.where(finite[..., None, None], V.mT, torch.nan).mT
 
 
-def not_finite(index: int) -> str:
+def not_finite(index: int | str) -> str:
     """The message about a matrix without eigendecomposition, as the kernel has it (``native/operators.cpp``)."""
     return (
         f"eigengrad: matrix {index} of the batch has no eigendecomposition: it holds NaN or infinity, "
         "or the algorithm did not converge"
     )
+
+
+def check_finite(A: Tensor) -> None:
+    """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where
+    there are values to look at."""
+    value = A
+    while functorch.is_functorch_wrapped_tensor(value):
+        value = functorch.get_unwrapped(value)
+    watched = torch._C._len_torch_dispatch_stack() > 0  # by a mode, to which this would be one operator more
+    if not A.is_cpu or watched or is_traced() or type(value) not in (Tensor, torch.nn.Parameter):
+        return
+    finite = value.detach().isfinite()
+    if not bool(finite.all()):
+        index = int(finite.flatten(-2).all(-1).flatten().logical_not().nonzero()[0]) if value is A else "?"
+        raise torch.linalg.LinAlgError(not_finite(index))
 
 
 def too_many_for_cusolver(A: Tensor) -> bool:
@@ -175,8 +194,13 @@ def pull_back(
         if name == "projector":
             assert diagonal is not None
             W = projector_weights(weights, diagonal, parameter, (major_terms, minor_terms))
+        elif name == "function":
+            W = weights
         else:
-            W = _DIVIDED_DIFFERENCES[name](*pairs(weights), parameter) if name != "function" else weights
+            lift = None if name == "square_root" else diagonal
+            at = weights if lift is None else torch.maximum(weights, lift)
+            W = _DIVIDED_DIFFERENCES[name](*pairs(at), parameter)
+            W = W if lift is None else lifted_weights(W, *pairs(weights), lift.unsqueeze(-1))
         return V @ (W * (V.mH @ G @ V)) @ V.mH
     K = rule_weights(weights, parameter, (major_terms, minor_terms)) if name == "rule" else weights
     rotated = V @ (K * (V.mH @ G))
@@ -204,6 +228,14 @@ def projector_weights(L: Tensor, kept: Tensor, width: float, terms: tuple[int, i
     return W + W.mT
 
 
+def lifted_weights(W: Tensor, x: Tensor, y: Tensor, threshold: Tensor) -> Tensor:
+    """The divided difference of ``f(max(., threshold))`` at x and y; W is that of f at these maxima."""
+    tied = x == y
+    share = (torch.maximum(x, threshold) - torch.maximum(y, threshold)) / torch.where(tied, 1.0, x - y)
+    share = torch.where(tied, (x > threshold).to(x.dtype), share)
+    return torch.where(share == 0, 0.0, share * W)
+
+
 def of_exponential(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
     """``exp(high) (1 - exp(-d))/d``, d being the distance of x and y. Differentiable at ties, as those below."""
     high, distance, tied = torch.maximum(x, y), (x - y).abs(), x == y
@@ -219,6 +251,8 @@ def of_logarithm(x: Tensor, y: Tensor, _: float = 0.0) -> Tensor:
 def of_power(x: Tensor, y: Tensor, exponent: float | Tensor) -> Tensor:
     """``low^p (exp(p t) - 1)/d`` with ``t = log(high/low)``."""
     p = exponent
+    if isinstance(p, float) and p == 1:
+        return torch.ones_like(x + y)
     low, high, distance, tied = torch.minimum(x, y), torch.maximum(x, y), (x - y).abs(), x == y
     logarithm = p * _log_ratio(x, y)
     difference = torch.where(logarithm.abs() < 1, low**p * torch.expm1(logarithm), high**p - low**p)

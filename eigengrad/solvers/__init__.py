@@ -14,7 +14,7 @@ from torch import Tensor
 from eigengrad import native
 from eigengrad.arguments import Errors, check_errors
 from eigengrad.native import operators
-from eigengrad.solvers.base import Solver, check, hermitian, lower
+from eigengrad.solvers.base import Solver, check, check_triangle, hermitian, lower
 from eigengrad.solvers.power_iteration import PowerIteration
 from eigengrad.solvers.qr import QR
 
@@ -94,7 +94,7 @@ class Eigh:
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
         if A.is_cuda:
             return operators.eigh(lower(A, UPLO), False, False, True)
-        check(A, UPLO)
+        check_triangle(A, UPLO)
         L, V = torch.linalg.eigh(A, UPLO)
         return L, V
 
@@ -109,6 +109,7 @@ class SVD:
     differentiable: ClassVar[bool] = False
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        check_triangle(A, UPLO)
         U, S, _ = torch.linalg.svd(hermitian(A, UPLO))
         return S.flip(-1), U.flip(-1)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_square
+from eigengrad.native.reference import check_finite
 
-__all__ = ["Solver", "check", "hermitian", "lower"]
+__all__ = ["Solver", "check", "check_triangle", "hermitian", "lower"]
 
 
 class Solver(Protocol):
@@ -37,6 +38,12 @@ def check(A: Tensor, UPLO: str) -> None:
     check_square(A)
     if UPLO not in ("L", "U"):
         raise ValueError(f"UPLO must be 'L' or 'U', got {UPLO!r}")
+
+
+def check_triangle(A: Tensor, UPLO: str) -> None:
+    """:func:`check`, and :func:`eigengrad.native.reference.check_finite` of the triangle that is read."""
+    check(A, UPLO)
+    check_finite(A.tril() if UPLO == "L" else A.triu())
 
 
 def lower(A: Tensor, UPLO: str) -> Tensor:

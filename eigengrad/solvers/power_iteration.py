@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eigengrad.solvers.base import hermitian
+from eigengrad.solvers.base import check_triangle, hermitian
 
 __all__ = ["PowerIteration"]
 
@@ -34,6 +34,7 @@ class PowerIteration:
             raise ValueError(f"solvers.PowerIteration: iterations must be at least 1, got {self.iterations}")
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        check_triangle(A, UPLO)
         M = hermitian(A, UPLO)
         n = M.shape[-1]
         if n == 0:

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eigengrad.solvers.base import hermitian
+from eigengrad.solvers.base import check_triangle, hermitian
 
 __all__ = ["QR"]
 
 
 @dataclass(frozen=True)
 class QR:
-    """The shifted QR algorithm with deflation on a tridiagonal form .
+    """The shifted QR algorithm with deflation on a tridiagonal form.
 
     Written for comparison with the literature's "QR" baseline; :class:`Eigh` is faster.
 
@@ -33,6 +33,7 @@ class QR:
     max_sweeps: int = 30
 
     def __call__(self, A: Tensor, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+        check_triangle(A, UPLO)
         return solve(hermitian(A, UPLO), self.max_sweeps)
 
 

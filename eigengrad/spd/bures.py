@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from eigengrad import solvers
 from eigengrad.autograd import Function, hermitian_part, is_traced, public, save
@@ -106,13 +107,24 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
             got = f"{tuple(mean.shape)} of {mean.dtype}" if isinstance(mean, Tensor) else type(mean).__name__
             raise ValueError(f"{name} must be vectors (*, {A.shape[-1]}) of {A.dtype}, as the covariances, got {got}")
     apart = mean1 - mean2
+    of_means = (apart.conj() * apart).real.sum(-1)
     A, B = _broadcast(mirrored(A, "L"), mirrored(B, "L"))
-    if A.shape[-1] >= LARGE and A.dim() == 2 and not (is_traced() or torch._C._are_functorch_transforms_active()):
-        factors = _of_large(A, B)
-    else:
-        factors = _factors(A.detach(), B.detach())
-    traces = (A + B).detach().diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    return (apart.conj() * apart).real.sum(-1) + _SquaredDistance.call(A, B, traces - 2 * factors.c.sum(-1), *factors)
+    traces = _trace(A.detach()) + _trace(B.detach())
+    if A.shape[-1] >= LARGE and A.dim() == 2 and not _is_transformed():
+        large = _of_large(A, B, traces)
+        if large is not None:
+            return of_means + large
+    factors = _factors(A.detach(), B.detach())
+    return of_means + _SquaredDistance.call(A, B, traces - 2 * factors.c.sum(-1), *factors)
+
+
+def _is_transformed() -> bool:
+    """Whether values are not there to look at, or tangents not to be lost."""
+    return is_traced() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def _trace(A: Tensor) -> Tensor:
+    return A.diagonal(dim1=-2, dim2=-1).real.sum(-1)
 
 
 @public
@@ -147,7 +159,7 @@ def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
 
 def transport_map(A: Tensor, B: Tensor) -> Tensor:
     """:func:`optimal_transport_map` of Hermitian matrices of one batch shape."""
-    return _Map.call(A, B, *_factors(A.detach(), B.detach()))
+    return _Map.call(A, B, *_nearby(A.detach(), B.detach())[1:])
 
 
 def _broadcast(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,22 +183,31 @@ def _factors(A: Tensor, B: Tensor) -> _Factors:
     return _Factors(G, _reciprocal(root).unsqueeze(-1) * V.mH, _positive(c).sqrt(), W)
 
 
-def _of_large(A: Tensor, B: Tensor) -> _Factors:
-    """Of one large A and B: Cholesky's factor where A is definite, and no eigenvectors without a gradient."""
+def _of_large(A: Tensor, B: Tensor, traces: Tensor) -> Tensor | None:
+    """The squared distance of one large A and B, if A is so definite that Cholesky's factor will do."""
     gradient = torch.is_grad_enabled() and (A.requires_grad or B.requires_grad)
-    A, B = A.detach(), B.detach()
-    G, failed = torch.linalg.cholesky_ex(A)
+    G, failed = torch.linalg.cholesky_ex(A.detach())
     pivots = G.diagonal().real ** 2
     rounding = len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()
     if bool(failed) or not bool(pivots.min() > 1e3 * rounding):
-        return _factors(A, B)
-    product = hermitian_part(G.mH @ B @ G)
+        return None
+    product = _lower_congruence(G, B.detach())
     if not gradient:
-        empty = A.new_empty(0)
-        return _Factors(empty, empty, _positive(torch.linalg.eigvalsh(product)).sqrt(), empty)
+        return traces - 2 * _positive(torch.linalg.eigvalsh(product)).sqrt().sum()
     c, W = torch.linalg.eigh(product)
-    identity = torch.eye(len(pivots), dtype=A.dtype, device=A.device)
-    return _Factors(G, torch.linalg.solve_triangular(G, identity, upper=False), _positive(c).sqrt(), W)
+    c = _positive(c).sqrt()
+    return _LargeDistance.call(A, B, traces - 2 * c.sum(), G, c, W)
+
+
+def _lower_congruence(G: Tensor, B: Tensor) -> Tensor:
+    """The lower triangle of ``G^H B G`` for a lower triangular G, by a quarter of the products; above, anything."""
+    result = torch.empty_like(B)
+    starts = range(0, len(B), LARGE)
+    for j in starts:
+        image = B[j:, j:] @ G[j:, j : j + LARGE]
+        for i in starts[j // LARGE :]:
+            result[i : i + LARGE, j : j + LARGE] = G[i:, i : i + LARGE].mH @ image[i - j :]
+    return result
 
 
 def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -244,6 +265,33 @@ class _SquaredDistance(Function):
         return ((gA.conj() * dA).sum((-2, -1)) + (gB.conj() * dB).sum((-2, -1))).real
 
 
+class _LargeDistance(Function):
+    """``A, B -> d^2``, whose value is given, with ``A = G G^H``, G triangular, and the factors of ``G^H B G``."""
+
+    @staticmethod
+    def forward(A: Tensor, B: Tensor, value: Tensor, G: Tensor, c: Tensor, W: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        A, B, _, *factors = inputs
+        save(ctx, A, B, *factors)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, B, G, c, W = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # to be differentiated in turn
+        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+        gA = gB = None
+        if ctx.needs_input_grad[0]:
+            half = torch.linalg.solve_triangular(G.mH, W, upper=True)
+            gA = g * (identity - (transport_map(A, B) if again else (half * c) @ half.mH))  # G^-H C G^-1
+        if ctx.needs_input_grad[1]:
+            half = G @ W
+            gB = g * (identity - (transport_map(B, A) if again else (half * _reciprocal(c)) @ half.mH))
+        return gA, gB, None, None, None, None
+
+
 def _gradient(A: Tensor, B: Tensor, G: Tensor, inverse: Tensor, c: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     forth = _Map.call(A, B, G, inverse, c, W)
@@ -285,7 +333,11 @@ class _Equation(Function):
     def forward(
         X: Tensor, Y: Tensor, R: Tensor, swapped: bool, G: Tensor, inverse: Tensor, c: Tensor, W: Tensor
     ) -> Tensor:
-        into, out = (G @ W, inverse.mH @ W) if swapped else (inverse.mH @ W, G @ W)
+        unit = c.amax(-1, keepdim=True) if c.shape[-1] else c.sum(-1, keepdim=True)
+        unit = torch.where(unit > 0, unit, 1.0)  # which nothing depends on but the range of numbers
+        c = c / unit
+        of_G, of_inverse = (G @ W) * unit.rsqrt().unsqueeze(-1), inverse.mH @ W
+        into, out = (of_G, of_inverse) if swapped else (of_inverse, of_G)
         return out @ (_reciprocal(c.unsqueeze(-1) + c.unsqueeze(-2)) * (into.mH @ R @ into)) @ out.mH
 
     @staticmethod

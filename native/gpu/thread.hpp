@@ -51,7 +51,7 @@ struct Part {
 };
 
 // What the algorithms need of a thread's own memory, in numbers.
-constexpr int thread_memory(int n) { return n == up_to_8 ? thread_memory(8) : 6 * n * (n | 1) + 2 * n; }
+constexpr int thread_memory(int n) { return n == up_to_8 ? thread_memory(8) : 6 * n * (n | 1) + 3 * n; }
 constexpr int largest(int n) { return n == up_to_8 ? 8 : n; }
 
 template <int fixed, class T>

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.matrix_functions import inv_sqrtm, sqrtm
+from eigengrad.matrix_functions.square_roots import root_of_bounded
 from eigengrad.nn.functional.conditioning import check_relative_eps, floored
 from eigengrad.nn.functional.moments import full_precision, working_dtype
 
@@ -69,7 +69,7 @@ def whiten_features(x: Tensor, eps: float = EPS, *, relative_eps: float = RELATI
     """
     mean, covariance = feature_statistics(x)
     check_relative_eps(relative_eps)
-    return _mapped(x, inv_sqrtm(floored(covariance, eps, relative_eps)), before=mean)
+    return _mapped(x, root_of_bounded(floored(covariance, eps, relative_eps), eps, inverse=True), before=mean)
 
 
 def colour_features(
@@ -103,7 +103,7 @@ def colour_features(
             f"mean and covariance must be (N, C) and (N, C, C) for x {tuple(x.shape)}, got {tuple(mean.shape)} and "
             f"{tuple(covariance.shape)}"
         )
-    return _mapped(x, sqrtm(floored(covariance, eps, relative_eps)), after=mean)
+    return _mapped(x, root_of_bounded(floored(covariance, eps, relative_eps), eps, inverse=False), after=mean)
 
 
 def _mapped(x: Tensor, T: Tensor, *, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
