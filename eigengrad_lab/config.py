@@ -6,6 +6,7 @@ Free of torch, so that the command line can be parsed and a grid laid out withou
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,9 +112,14 @@ class RunConfig:
             given = [name for name in settings if getattr(self, name) is not None]
             _require(len(given) == bool(settings), f"{self.layer} needs one of {', '.join(settings)}")
         channels = CHANNELS if not is_reference(self.model) else 1 << 20  # another network has its own
-        for name, most in (("group_size", channels), ("rank", channels), ("energy", 1.0)):
+        for name, value in vars(self).items():
+            _require(not isinstance(value, float) or math.isfinite(value), f"{name} must be finite, got {value}")
+        for name in ("group_size", "rank"):
             value = getattr(self, name)
-            _require(value is None or 0 < value <= most, f"{name} must lie between 0 and {most}, got {value}")
+            _require(value is None or 1 <= value <= channels, f"{name} must lie between 1 and {channels}, got {value}")
+        _require(
+            self.energy is None or 0 < self.energy <= 1, f"energy must be above 0 and at most 1, got {self.energy}"
+        )
         for name in ("epochs", "batch_size", "iterations", "train_images", "test_images", "image_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
@@ -126,6 +132,11 @@ class RunConfig:
         for name in ("sgd_momentum", "label_smoothing"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}")
+        _require(self.seed < 2**63, f"seed must be below 2^63, got {self.seed}")
+        _require(
+            self.warmup_epochs <= self.epochs,
+            f"warmup_epochs must be at most epochs, {self.epochs}, got {self.warmup_epochs}",
+        )
         _require(not self.nesterov or self.sgd_momentum > 0, "nesterov needs an sgd_momentum above 0")
 
     @property

@@ -6,7 +6,6 @@ All other normalisations are BatchNorm.
 Source: Wang et al., NeurIPS 2019, section 4.1; He, Zhang, Ren, Sun, *Deep Residual Learning*, CVPR 2016.
 """
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -16,7 +15,7 @@ from torch.distributed import ProcessGroup
 import eigengrad as eg
 from eigengrad_lab.config import CHANNELS, RunConfig, UsageError, is_reference
 from eigengrad_lab.paper_whitening import PaperWhitening
-from eigengrad_lab.parts import load
+from eigengrad_lab.parts import called, load
 
 __all__ = ["ResNet", "build", "extra_layer"]
 
@@ -48,10 +47,18 @@ def build(
         UsageError: if the function of a user's own network gives no module.
     """
     if is_reference(config.model):
-        make = functools.partial(extra_layer, config, generator, process_group)
-        network = load(config.model, "--model")(make, inputs=image_channels, classes=classes)
+        made: list[nn.Module] = []
+
+        def make(channels: int) -> nn.Module:
+            made.append(extra_layer(config, generator, process_group, channels))
+            return made[-1]
+
+        function = load(config.model, "--model")
+        network = called(config.model, "--model", function, make, inputs=image_channels, classes=classes)
         if not isinstance(network, nn.Module):
             raise UsageError(f"--model {config.model}: it must return a torch.nn.Module, got {type(network).__name__}")
+        if not any(layer is part for layer in made for part in network.modules()):
+            raise UsageError(f"--model {config.model}: the network has no layer(channels), the one under test")
         return network
     extra = extra_layer(config, generator, process_group)
     match config.model:
@@ -78,11 +85,18 @@ def extra_layer(
         return nn.BatchNorm2d(channels)
     if is_reference(config.layer):
         sizes = {"group_size": config.group_size, "rank": config.rank, "energy": config.energy}
-        make = load(config.layer, "--layer")
-        layer = make(channels, **{name: value for name, value in sizes.items() if value is not None})
+        given = {name: value for name, value in sizes.items() if value is not None}
+        layer = called(config.layer, "--layer", load(config.layer, "--layer"), channels, **given)
         if not isinstance(layer, nn.Module):
             raise UsageError(f"--layer {config.layer}: it must return a torch.nn.Module, got {type(layer).__name__}")
         return layer
+    for name in ("group_size", "rank"):
+        size = getattr(config, name)
+        if size is not None and size > channels:
+            raise UsageError(
+                f"--model {config.model}: its layer has {channels} channels, fewer than {name}, {size}; give a smaller "
+                f"--{name.replace('_', '-')}"
+            )
     solver, gradient = pair(config, generator)
     if config.layer == "zca":
         return PaperWhitening(
@@ -121,6 +135,14 @@ def pair(config: RunConfig, generator: torch.Generator | None = None) -> Pair:
                 f"--gradient {config.gradient}: a rule has kernel(eigenvalues) and bound(smallest, largest); "
                 f"{type(gradient).__name__} has not"
             )
+        if isinstance(gradient, eg.gradients.GradientRule):
+            weights = called(config.gradient, "--gradient", gradient.kernel, torch.arange(1.0, 4.0).expand(2, 3))
+            if not isinstance(weights, Tensor) or weights.shape != (2, 3, 3):
+                got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+                raise UsageError(
+                    f"--gradient {config.gradient}: kernel must return a matrix (*, n, n) for eigenvalues (*, n), got "
+                    f"{got} for (2, 3)"
+                )
     if config.solver is not None:
         solver = load(config.solver, "--solver") if is_reference(config.solver) else config.solver  # type: ignore[assignment]
         try:

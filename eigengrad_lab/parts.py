@@ -22,7 +22,7 @@ from typing import Any
 
 from eigengrad_lab.config import UsageError
 
-__all__ = ["canonical", "did_you_mean", "load", "parameters", "short_name"]
+__all__ = ["called", "canonical", "did_you_mean", "load", "parameters", "short_name"]
 
 OURS = ("eigengrad", "torch")
 """Packages whose version a record names anyway."""
@@ -54,6 +54,21 @@ def load(reference: str, option: str) -> Any:
         except TypeError as error:
             raise UsageError(f"{option} {reference}: it takes arguments, {reference}(...): {error}") from error
     return found
+
+
+def called(reference: str, option: str, function: Any, *arguments: Any, **named: Any) -> Any:
+    """What a function of the user's own returns; whatever it raises is said in a sentence.
+
+    Raises:
+        UsageError: if it raises anything.
+    """
+    try:
+        return function(*arguments, **named)
+    except UsageError:
+        raise
+    except Exception as error:
+        plain = reference.partition("@")[0]
+        raise UsageError(f"{option} {plain}: calling it fails: {type(error).__name__}: {error}") from error
 
 
 def canonical(reference: str, option: str) -> str:
@@ -123,7 +138,7 @@ def _module(reference: str, option: str) -> ModuleType:
                 f"{option} {reference}: no module {name} here or installed{did_you_mean(name, here)}"
             ) from error
         raise UsageError(f"{option} {reference}: importing {name} fails: {error}") from error
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, and a script may end itself
         raise UsageError(f"{option} {reference}: importing {name} fails: {type(error).__name__}: {error}") from error
 
 

@@ -217,6 +217,11 @@ class Training:
         images = self._standardised(crops[share].of(data.train_images[own], data.pad))
         with self._autocast():
             logits = self.model(images)
+        if logits.shape != (len(own), data.classes):
+            raise UsageError(
+                f"--model {self.config.model}: of {len(own)} images and {data.classes} classes it must make logits "
+                f"{(len(own), data.classes)}, got {tuple(logits.shape)}"
+            )
         losses = nn.functional.cross_entropy(
             logits.float(), data.train_labels[own], reduction="sum", label_smoothing=self.config.label_smoothing
         )

@@ -78,9 +78,9 @@ def test_help_answers_without_torch() -> None:
             "reproduce table1 --data no-such-thing",
             "error: --data 'no-such-thing': no such folder; known names are digits",
         ),
-        ("reproduce table1 --group-sizes 128", "error: group_size must lie between 0 and 64, got 128"),
-        ("reproduce table2 --rank 65", "error: rank must lie between 0 and 64, got 65"),
-        ("reproduce figure3 --energies 1.5", "error: energy must lie between 0 and 1.0, got 1.5"),
+        ("reproduce table1 --group-sizes 128", "error: group_size must lie between 1 and 64, got 128"),
+        ("reproduce table2 --rank 65", "error: rank must lie between 1 and 64, got 65"),
+        ("reproduce figure3 --energies 1.5", "error: energy must be above 0 and at most 1, got 1.5"),
         ("reproduce table1 --seeds 0", "error: --seeds must be at least 1, got 0"),
         ("reproduce table1 --device abacus", "error: --device 'abacus'"),
         ("reproduce table1 --address 10.0.0.1:6379", "error: --address is that of a Ray cluster"),
@@ -88,7 +88,7 @@ def test_help_answers_without_torch() -> None:
         ("train --rank 4", "error: --rank: it goes with --layer pca"),
         ("train --layer pca --rank 4 --energy 0.9", "error: --rank and --energy are two ways"),
         ("train --method batchnorm --group-size 4", "error: --group-size: --method batchnorm has no such setting"),
-        ("train --group-size 0", "error: group_size must lie between 0 and 64, got 0"),
+        ("train --group-size 0", "error: group_size must lie between 1 and 64, got 0"),
         ("reproduce table1 --workers 0", "error: --workers must be at least 1, got 0"),
         ("reproduce table1 --workers -2", "error: --workers must be at least 1, got -2"),
         ("train --checkpoint-seconds -1", "error: --checkpoint-seconds must be at least 0, got -1.0"),
@@ -96,6 +96,12 @@ def test_help_answers_without_torch() -> None:
         ("train --eps 0", "error: eps must be above 0, got 0.0"),
         ("train --sgd-momentum 1", "error: sgd_momentum must be at least 0 and below 1, got 1.0"),
         ("train --clip-norm 0", "error: clip_norm must be above 0, got 0.0"),
+        ("train --learning-rate inf", "error: learning_rate must be finite, got inf"),
+        ("train --clip-norm inf", "error: clip_norm must be finite, got inf"),
+        (f"train --seed {10**20}", f"error: seed must be below 2^63, got {10**20}"),
+        ("train --epochs 1 --warmup-epochs 50", "error: warmup_epochs must be at most epochs, 1, got 50.0"),
+        ("train --gradient eigengrad:Exact --method pi", "error: --method pi: parts of your own are a method"),
+        ("train --data nowhere.npz", "error: --data 'nowhere.npz': no such file"),
         ("train --device mps", "error: --device mps: this laboratory trains on cpu and cuda"),
         ("reproduce table1 --methods", "error: --methods: nothing is named"),
         ("reproduce figure3 --energies --ranks --iterations", "error: --energies, --ranks, --iterations: nothing"),
@@ -114,6 +120,14 @@ def test_a_users_mistake_gets_one_line(
     assert code == 2
     assert said.startswith(message)
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["summary", "status"])
+def test_a_folder_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = fails(capsys, command, "--output", str(tmp_path / "nowhere"))
+    assert code == 2
+    assert "there is no such folder; eigengrad reproduce and train make one" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_value_gets_the_list_of_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

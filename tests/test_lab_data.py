@@ -197,9 +197,32 @@ def test_an_archive(layout: str, tmp_path: Path) -> None:
     np.savez(path, x_train=pixels / 255, y_train=labels, x_test=pixels[:3], y_test=labels[:3])
     with pytest.raises(UsageError, match="images must be uint8, labels integers, got float64"):
         data.load(str(path))
-    (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(UsageError, match=r"not a NumPy archive"):
-        data.load(str(tmp_path / "notes.txt"))
+    for content in ("none", ""):
+        (tmp_path / "notes.txt").write_text(content)
+        with pytest.raises(UsageError, match=r"notes\.txt: not a NumPy archive \(\.npz\)$"):
+            data.load(str(tmp_path / "notes.txt"))
+    arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels[:3], "y_test": labels[:3]}
+    np.savez(path, **arrays | {"x_train": pixels[:0], "y_train": labels[:0]})
+    with pytest.raises(UsageError, match="0 training images and 3 test images; both are needed"):
+        data.load(str(path))
+    np.savez(path, **arrays | {"y_train": labels.astype(object)})
+    with pytest.raises(UsageError, match="y_train must be an array of numbers, not of objects"):
+        data.load(str(path))
+    np.savez(path, **arrays | {"y_train": 10**8 * labels + 1, "y_test": 10**8 * labels[:3] + 1})
+    images = data.load(str(path))
+    assert (images.classes, images.test_labels.tolist()) == (3, [0, 1, 2])
+
+
+def test_pictures_of_16_bits(tmp_path: Path) -> None:
+    """They are divided, where Pillow would make nearly all of them white."""
+    numbers = np.random.default_rng(0).integers(0, 2**16, (3, 8, 8), dtype=np.uint16)
+    for index, array in enumerate(numbers):
+        for place in ("train/a", "train/b", "test/a"):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / place / f"{index}.png")
+    images = data.load(str(tmp_path))
+    expected = torch.from_numpy((numbers / 257).round().astype(np.uint8)).unsqueeze(1)
+    assert torch.equal(images.test_images, expected)
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,24 @@ def build(layer, *, inputs, classes):
 
 def wrong(*_, **__):
     return 3
+
+class Shapeless(Half):
+    def kernel(self, eigenvalues):
+        return eigenvalues
+
+class Argumentless(Half):
+    def kernel(self):
+        return 3
+
+def without_layer(layer, *, inputs, classes):
+    layer(64)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+def few_logits(layer, *, inputs, classes):
+    return build(layer, inputs=inputs, classes=3)
+
+def picky(channels):
+    raise ValueError("I like no channels")
 '''
 TINY = ["--epochs", "2", "--train-images", "130", "--test-images", "100"]
 
@@ -143,6 +161,13 @@ def test_a_changed_source_is_another_run(module: str, tmp_path: Path) -> None:
         (["--solver", "eihg"], "solver must be one of"),
         (["--layer", "{}:wrong"], "it must return a torch.nn.Module, got int"),
         (["--model", "{}:wrong"], "it must return a torch.nn.Module, got int"),
+        (["--gradient", "{}:Shapeless"], "kernel must return a matrix (*, n, n) for eigenvalues (*, n), got (2, 3)"),
+        (["--gradient", "{}:Argumentless"], "calling it fails: TypeError: Argumentless.kernel() takes 1 positional"),
+        (["--layer", "{}:picky"], "calling it fails: ValueError: I like no channels"),
+        (["--layer", "{}:plain", "--group-size", "8"], "calling it fails: TypeError: plain() got an unexpected"),
+        (["--model", "{}:without_layer"], "the network has no layer(channels), the one under test"),
+        (["--model", "{}:build"], "its layer has 16 channels, fewer than group_size, 64; give a smaller --group-size"),
+        (["--model", "{}:few_logits", "--group-size", "4"], "it must make logits (128, 10), got (128, 3)"),
         (["--method", "ours={}:Half"], "the name 'ours' is a method of the laboratory"),
         (["--method", "half={}:Half,colour=red"], "unknown 'colour'"),
         (["--method", "half=Half"], "gradient must be module:object, got 'Half'"),
@@ -164,6 +189,9 @@ def test_a_module_that_does_not_import(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "broken_module.py").write_text("1 / 0\n")
     with pytest.raises(UsageError, match="importing broken_module fails: ZeroDivisionError: division by zero"):
         parts.canonical("broken_module:Half", "--gradient")
+    (tmp_path / "a_script.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(UsageError, match="importing a_script fails: SystemExit: 0"):
+        parts.canonical("a_script:Half", "--gradient")
 
 
 def test_every_method_has_a_label_and_a_colour_of_its_own() -> None:

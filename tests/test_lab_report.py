@@ -154,6 +154,10 @@ def test_claims_of_whitening() -> None:
     }
     verdicts = [claim.verdict for claim in claims.of_whitening(everything)]
     assert verdicts == ["in part", "differs", "not shown", "not shown", "differs"]
+    alone = {("ours", "d = 8"): Cell(1, 1, {0: 2.0}), ("svd", "d = 8"): Cell(1, 1, {0: 2.0})}
+    rates = claims.of_whitening(alone)[:2]
+    assert [claim.verdict for claim in rates] == ["not shown", "not shown"]
+    assert rates[0].evidence.startswith("a rate takes 2 seeds: success: d = 8: 1 of 1")
     far = claims.of_whitening(cells(ours_8=[2.0, 2.1], ours_64=[9.0, 9.1]))
     assert far[3].verdict == "differs"
     assert "d = 64: 9.05% ± 0.07 (n = 2)" in far[3].evidence

@@ -52,9 +52,11 @@ def run(request: Command, arguments: Sequence[str]) -> bool | None:
         case Train():
             return train(request, console, command_line(arguments))
         case Status():
+            _check_exists(request.output)
             tables.show_statuses(trainings(request.output), console)
             return True
         case Summary():
+            _check_exists(request.output)
             path, count = write_summary(trainings(request.output), request.to or request.output / "summary.csv")
             console.print(f"{count} runs in {path}", highlight=False)
             return True
@@ -117,6 +119,11 @@ def _check_output(output: Path) -> None:
         raise UsageError(f"--output {output}: {existing} is a file; give a folder")
     if not os.access(existing, os.W_OK):
         raise UsageError(f"--output {output}: {existing} may not be written to")
+
+
+def _check_exists(output: Path) -> None:
+    if not output.exists():
+        raise UsageError(f"--output {output}: there is no such folder; eigengrad reproduce and train make one")
 
 
 def _checked(execution: Execution) -> Execution:
@@ -193,6 +200,11 @@ def _method(request: Train) -> dict[str, Any]:
         name, settings = own_method(request.method)
         return {"method": name, **settings, **own}
     if own or is_reference(request.layer):
+        if request.method != "ours":
+            raise UsageError(
+                f"--method {request.method}: parts of your own are a method by themselves; name it by --method "
+                "NAME=module:object, or leave --method out"
+            )
         named = next(
             (value for value in (request.gradient, request.layer, request.solver) if is_reference(value)), None
         )

@@ -109,8 +109,9 @@ def _from_hub(name: str) -> columns.Table:
     if name not in HUB_NAMES and (name.count("/") != 1 or name[0] in "./~" or place.parent.is_dir()):
         near = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
         hint = did_you_mean(place.name, near) or did_you_mean(name, known)
+        kind = "file" if place.suffix else "folder"
         raise UsageError(
-            f"--data {name!r}: no such folder; known names are {', '.join(known)}, or owner/name of the hub{hint}"
+            f"--data {name!r}: no such {kind}; known names are {', '.join(known)}, or owner/name of the hub{hint}"
         )
     return columns.open_hub(name, HUB_NAMES.get(name, name))
 

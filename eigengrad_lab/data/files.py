@@ -53,19 +53,25 @@ def read_archive(path: Path, splits: Splits) -> ImageData:
     """A ``.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``train_images``, ``train_labels`` and so
     on.
 
-    Images ``(N, H, W)``, ``(N, H, W, 1 or 3)`` or ``(N, 1 or 3, H, W)`` of uint8, labels ``(N,)`` or ``(N, 1)``.
+    Images ``(N, H, W)``, ``(N, H, W, 1 or 3)`` or ``(N, 1 or 3, H, W)`` of uint8, labels ``(N,)`` or ``(N, 1)``,
+    whatever integers they are: the classes are those that occur, in ascending order.
     """
     try:
         archive = np.load(path, allow_pickle=False)
         names = list(archive.files)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"--data {path}: not a NumPy archive (.npz): {error}") from error
+    except (OSError, ValueError, AttributeError, EOFError) as error:
+        raise UsageError(f"--data {path}: not a NumPy archive (.npz)") from error
 
     def array(split: str, kind: str, letter: str) -> np.ndarray:
         for name in (f"{letter}_{split}", f"{split}_{kind}"):
             if name in names:
-                return archive[name]
+                try:
+                    return archive[name]
+                except ValueError as error:
+                    raise UsageError(f"--data {path}: {name} must be an array of numbers, not of objects") from error
         raise UsageError(f"--data {path}: no {letter}_{split} and no {split}_{kind}; there are {', '.join(names)}")
+
+    classes = np.unique(np.concatenate([array(s, "labels", "y").reshape(-1) for s in (splits.train, splits.test)]))
 
     def read(split: str, count: int | None) -> tuple[Tensor, Tensor]:
         images, labels = array(split, "images", "x"), array(split, "labels", "y").reshape(-1)
@@ -76,7 +82,7 @@ def read_archive(path: Path, splits: Splits) -> ImageData:
                 f"--data {path}: images must be uint8, labels integers, got {images.dtype}, {labels.dtype}"
             )
         chosen = subset(len(images), count).numpy()
-        pixels, numbers = images[chosen], torch.from_numpy(labels[chosen].astype(np.int64))
+        pixels, numbers = images[chosen], torch.from_numpy(np.searchsorted(classes, labels[chosen]))
         if pixels.ndim == 3:
             pixels = pixels[..., None]
         if pixels.ndim == 4 and pixels.shape[1] in (1, 3) and pixels.shape[3] not in (1, 3):

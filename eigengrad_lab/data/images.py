@@ -69,6 +69,8 @@ def made_of(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> ImageD
         raise UsageError(
             f"--data: training images are {_size(train_x)}, test images {_size(test_x)}; --image-size scales both"
         )
+    if not len(train_x) or not len(test_x):
+        raise UsageError(f"--data: {len(train_x)} training images and {len(test_x)} test images; both are needed")
     smallest = int(min(train_y.min(), test_y.min()))
     if smallest < 0:
         raise UsageError(f"--data: labels must be numbers from 0 on, got {smallest}")
@@ -78,16 +80,28 @@ def made_of(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> ImageD
 
 def decoded(images: list[Image.Image], size: int | None) -> Tensor:
     """Pictures as ``(N, 1 or 3, H, W)`` of uint8: grey where all are."""
-    grey = all(image.mode in ("1", "L", "I;16", "I", "F") for image in images)
+    pictures = [_of_bytes(image) for image in images]
+    grey = all(picture.mode in ("1", "L") for picture in pictures)
     arrays = []
-    for image in images:
-        picture = image.convert("L" if grey else "RGB")
+    for each in pictures:
+        picture = each.convert("L" if grey else "RGB")
         if size is not None:
             picture = picture.resize((size, size), Image.Resampling.BILINEAR)
         arrays.append(np.asarray(picture).reshape(picture.height, picture.width, -1))
     if len({array.shape for array in arrays}) != 1:
         raise UsageError("--data: images of several sizes; --image-size 64 scales all to 64 x 64")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+
+
+def _of_bytes(image: Image.Image) -> Image.Image:
+    """Of 8 bits a channel: a picture of 16 bits is divided by 257, where Pillow would cut it off at 255."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257.0).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UsageError(
+            f"--data: a picture of mode {image.mode}, whose numbers may lie anywhere; save pictures with 8 or 16 bits"
+        )
+    return image
 
 
 def subset(size: int, count: int | None) -> Tensor:

@@ -8,7 +8,7 @@ show.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,8 @@ JUMP = 0.1
 means nothing.)"""
 MARGIN = 1.0
 """Percentage points of error that hardly matter."""
+FEWEST = 2
+"""Runs of a cell that its rate of success takes: one run's is 0 or 100%, whatever the method."""
 Cells = Mapping[Key, Cell]
 
 
@@ -44,9 +46,7 @@ def of_whitening(cells: Cells) -> list[Claim]:
         "pi": ("d = 16", "d = 32", "d = 64"),
     }  # the paper's zeros
     return [
-        _claim(
-            "The paper's method trains at every group size", [c.success_pct == 100 for c in ours.values()], _rates(ours)
-        ),
+        _rated("The paper's method trains at every group size", ours, lambda rates: [rate == 100 for rate in rates]),
         *(
             _fails(
                 f"{label} fails where groups are large",
@@ -133,11 +133,20 @@ def _claim(text: str, holds: Sequence[bool | None], evidence: str) -> Claim:
     return Claim(text, "differs", evidence)
 
 
+def _rated(text: str, row: Mapping[str, Cell], holds: Callable[[list[float]], Sequence[bool]]) -> Claim:
+    """A claim about rates of success, by those of cells with enough runs."""
+    known = {name: cell for name, cell in row.items() if cell.runs >= FEWEST}
+    if row and not known:
+        return Claim(text, "not shown", f"a rate takes {FEWEST} seeds: {_rates(row)}")
+    return _claim(text, holds([cell.success_pct or 0.0 for cell in known.values()]), _rates(known))
+
+
 def _fails(text: str, row: Mapping[str, Cell]) -> Claim:
-    rates = [cell.success_pct or 0.0 for cell in row.values()]
-    if rates and any(rates) and any(rate < 100 for rate in rates):
-        return Claim(text, "in part", _rates(row))
-    return _claim(text, [rate == 0 for rate in rates], _rates(row))
+    def none_succeeds(rates: list[float]) -> list[bool]:
+        in_part = any(rates) and any(rate < 100 for rate in rates)
+        return [True, False] if in_part else [rate == 0 for rate in rates]
+
+    return _rated(text, row, none_succeeds)
 
 
 def _compared(text: str, row: Mapping[str, Cell], other: Cell | None, *, strictly: bool = False) -> Claim:

@@ -37,7 +37,11 @@ def export(root: Path, name: str, to: Path | None) -> str:
         UsageError: if there is no such run, it kept no weights, or the packages for ONNX are missing.
     """
     record = _found(root, name)
-    kept = record.weights()
+    result, kept = record.result(), record.weights()
+    if result is None:
+        raise UsageError(f"{record.config.identity} has not ended; the command that began it goes on with it")
+    if result.failed:
+        raise UsageError(f"{record.config.identity} failed at step {result.failed_at_step}: {result.reason}")
     if kept is None:
         raise UsageError(f"{record.folder} has no weights.pt; train keeps them, reproduce with --weights")
     network = build(
@@ -66,7 +70,8 @@ def export(root: Path, name: str, to: Path | None) -> str:
     assert program is not None
     program.save(str(path))
     shape = " x ".join(map(str, kept["image"]))
-    return f"{path}: {record.config.identity}, from {shape} pixels of 0 to 255 to {kept['classes']} logits"
+    unsure = " (not trained long enough to tell)" if result.undecided else ""
+    return f"{path}: {record.config.identity}{unsure}, from {shape} pixels of 0 to 255 to {kept['classes']} logits"
 
 
 def folded(network: nn.Module) -> nn.Module:
