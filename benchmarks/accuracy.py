@@ -222,7 +222,8 @@ def main() -> None:
         (__doc__ or "").split("\n\n", 1)[1].strip(),
         text.strip(),
         "## Second derivatives",
-        "At the identity (of `expm`, at zero), where all eigenvalues meet, along random directions.",
+        "At the identity (of `expm`, at zero), where all eigenvalues meet, along random directions; `nan` stands for "
+        "no second derivative, too.",
         second.strip(),
         "## Where a peer is ahead",
         "The smallest error of a row is bold. By more than a tenth, a peer is more accurate than ours in:",

@@ -39,6 +39,7 @@ def test_links_lead_somewhere(page: Path, tmp_path: Path) -> None:
         "_generated/changes.md",
         "gallery/index.rst",
     }
+    made |= {f"gallery/{path.parent.name}/{path.stem}.rst" for path in (ROOT / "examples").glob("*/*.py")}
     made |= {f"_generated/api-{concept.slug}.md" for concept in api.CONCEPTS}
     missing = {
         target
@@ -70,12 +71,24 @@ def test_measured_pages_hold_what_the_files_hold() -> None:
     assert all(row.split(",")[0] in accuracy for row in rows)
     assert accuracy.count("**nan**") == 0
     assert "| holds |" in speed or "| fails |" in speed
+    commit = re.search(r"^\* commit: (\w+)$", (ROOT / "results" / "accuracy.md").read_text(), re.MULTILINE)[1]
+    assert f"commit {commit}" in accuracy
 
 
 def test_results_are_linked_as_the_site_has_them() -> None:
     source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
     repository.rewrite(None, "_generated/speed", source)
     assert source == ['see <a href="../results/a.csv">the table</a>, code, [a page](../choosing.md)']
+
+
+def test_names_are_linked_and_code_is_left_alone() -> None:
+    text = "`eg.eigh(A, k)` and `eg.nothing`\n\n```python\n>>> `eg.eigh`\n1\n\n```\nor `eg.nn.fold`"
+    source = [text]
+    repository.rewrite(None, "choosing", source)
+    assert source == [
+        "{py:obj}`eg.eigh(A, k) <eigengrad.eigh>` and `eg.nothing`\n\n```python\n>>> `eg.eigh`\n1\n```\n"
+        "or {py:obj}`eg.nn.fold <eigengrad.nn.fold>`"
+    ]
 
 
 def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:

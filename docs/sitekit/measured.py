@@ -7,7 +7,12 @@ from typing import Any
 
 __all__ = ["accuracy", "speed", "write"]
 
-METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch matrix_exp")
+METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch svd", "torch's own")
+SECOND = (
+    "At the identity (of `expm`, at zero), where all eigenvalues meet; `nan` stands for no number and for no second "
+    "derivative."
+)
+OTHERS = ("torchspd", "spd_learn", "xitorch", "pyriemann")
 
 
 def write(results: Path, folder: Path) -> None:
@@ -29,29 +34,43 @@ def accuracy(results: Path) -> str:
         "# Accuracy",
         "",
         "Largest relative error of the gradient over a few random 8 x 8 matrices, against arithmetic of many digits; "
-        "`nan` says that the result was no number. The least of a row is bold. Made from "
-        "[results/accuracy.csv](../../results/accuracy.csv) by `python -m benchmarks.accuracy`.",
+        "`nan` says that the result was no number. The least of a row is bold, ours or not. Torch's own functions are "
+        "`matrix_exp`, and `matrix_sqrth` and `polar` of torch 2.14. Made from "
+        "[results/accuracy.csv](../../results/accuracy.csv), measured with "
+        f"{_provenance(_listed(results / 'accuracy.md'))}.",
         "",
     ]
-    for function in dict.fromkeys(row["function"] for row in rows):
+    gradients = [row for row in rows if row["gradient"]]
+    for function in dict.fromkeys(row["function"] for row in gradients):
         lines += [f"## `{function}`", ""]
-        for dtype in dict.fromkeys(row["dtype"] for row in rows if row["function"] == function):
-            cells = {
-                (row["spectrum"], row["method"]): row["gradient"]
-                for row in rows
-                if row["function"] == function and row["dtype"] == dtype
-            }
-            shown = [method for method in methods if any(method == other for _, other in cells)]
-            lines += [f"**{dtype}**", "", _row(["spectrum", *shown]), "|" + "---|" * (len(shown) + 1)]
-            for spectrum in dict.fromkeys(spectrum for spectrum, _ in cells):
-                errors = [cells.get((spectrum, method), "") for method in shown]
-                least = min((float(error) for error in errors if error and error != "nan"), default=None)
-                lines.append(_row([spectrum, *(_bold(error, least) for error in errors)]))
-            lines.append("")
+        for dtype in dict.fromkeys(row["dtype"] for row in gradients):
+            chosen = [row for row in gradients if (row["function"], row["dtype"]) == (function, dtype)]
+            lines += [f"**{dtype}**", "", *_errors(chosen, "spectrum", "gradient", methods), ""]
+    seconds = [row | {"of": f"`{row['function']}`, {row['dtype']}"} for row in rows if row["second"]]
+    lines += ["## Second derivatives", "", SECOND, ""]
+    lines += [*_errors(seconds, "of", "second", methods), ""]
     for name in ("gaps.md", "compatibility.md"):
         if (results / name).exists():
             lines += [(results / name).read_text().replace("\n## ", "\n### ").replace("# ", "## ", 1), ""]
     return "\n".join(lines)
+
+
+def _errors(rows: list[dict[str, str]], line: str, quantity: str, methods: list[str]) -> list[str]:
+    """A table of ``quantity``: a line for each value of ``line``, a column for each method that has any."""
+    cells = {(row[line], row["method"]): row[quantity] for row in rows}
+    shown = [method for method in methods if any(method == other for _, other in cells)]
+    table = [_row([line.replace("of", "function"), *shown]), "|" + "---|" * (len(shown) + 1)]
+    for label in dict.fromkeys(label for label, _ in cells):
+        errors = [cells.get((label, method), "") for method in shown]
+        least = min((float(error) for error in errors if error and error != "nan"), default=None)
+        table.append(_row([label, *(_bold(error, least) for error in errors)]))
+    return table
+
+
+def _listed(page: Path) -> dict[str, str]:
+    """The provenance that ends a page of results, one ``* key: value`` a line."""
+    lines = [line.removeprefix("* ") for line in page.read_text().split("\n\n")[-1].strip().splitlines()]
+    return dict(line.split(": ", 1) for line in lines)
 
 
 def speed(results: Path) -> str:
@@ -83,6 +102,8 @@ def speed(results: Path) -> str:
         ("training_step", "A training step"),
         ("throughput", "Throughput"),
         ("evaluation", "Layers in evaluation"),
+        ("eigsh", "A few eigenpairs of a large operator"),
+        ("spd", "The geometry of covariances"),
     ):
         path = results / f"{name}.json"
         if path.exists():
@@ -119,9 +140,15 @@ def _quartiles(cell: dict[str, Any]) -> str:
 
 
 def _provenance(provenance: dict[str, Any]) -> str:
-    said = [f"{key} {provenance[key]}" for key in ("eigengrad", "torch", "python") if key in provenance]
-    said += [f"{provenance['threads']} threads"] if "threads" in provenance else []
-    return ", ".join([f"`{provenance.get('command', '')}`", *said])
+    """The command, and of which state of the code and on which machine, as far as the file says."""
+    commit = provenance.get("commit")
+    said = [f"`{provenance.get('command', '')}`", f"eigengrad {provenance.get('eigengrad', '')}"]
+    said += [f"commit {commit}" if commit else "an earlier commit, which the file does not name"]
+    said += [f"{key} {provenance[key]}" for key in ("torch", "python", "kernel") if key in provenance]
+    said += [f"{key} {provenance[key]}" for key in OTHERS if key in provenance]
+    said += [str(provenance[key]) for key in ("processor",) if provenance.get(key)]
+    said += [f"{key} {provenance[key]}" for key in ("cores", "threads") if key in provenance]
+    return ", ".join(said)
 
 
 def _place(name: str, first: tuple[str, ...]) -> int:
