@@ -1,5 +1,7 @@
 """The site's sources are whole: every public name has a place, every thread its reproducer, every link its target."""
 
+import csv
+import math
 import re
 import sys
 from pathlib import Path
@@ -63,6 +65,9 @@ def test_threads_have_reproducers() -> None:
         assert section.startswith("[")
         assert re.search(r"^\*\*(Solved|In part)", section, re.MULTILINE), section[:60]
         assert ">>> " in section, section[:60]
+        theirs = re.search(r"torch\.(linalg\b|lobpcg)|by_eigh\(|by_svd\(|by_eigenvalues\(|theirs\)", section)
+        assert theirs or "**In part.** ONNX" in section, section[:60]
+    assert len(re.findall(r"^\* \[", text.split("## Not solved")[1], re.MULTILINE)) >= 4
 
 
 def test_measured_pages_hold_what_the_files_hold() -> None:
@@ -73,6 +78,26 @@ def test_measured_pages_hold_what_the_files_hold() -> None:
     assert "| holds |" in speed or "| fails |" in speed
     commit = re.search(r"^\* commit: (\w+)$", (ROOT / "results" / "accuracy.md").read_text(), re.MULTILINE)[1]
     assert f"commit {commit}" in accuracy
+
+
+def test_the_readme_says_what_the_file_says() -> None:
+    with (ROOT / "results" / "accuracy.csv").open() as file:
+        measured = {tuple(row[key] for key in list(row)[:4]): row for row in csv.DictReader(file)}
+    places = {
+        "gap 1e-6": ("gap 1e-6", "gap 1e-6", "gradient"),
+        "exact tie": ("tie", "tie", "gradient"),
+        "scale 1e-100 / 1e-15": ("gap 1e-3, scale 1e-100", "gap 1e-3, scale 1e-15", "gradient"),
+        "second derivative, identity": ("identity", "identity", "second"),
+    }
+    methods = ("ours", "torch eigh", "torchspd", "spd_learn", "xitorch", "pyriemann")
+    lines = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    for label, (double, single, quantity) in places.items():
+        for method, said in zip(methods, lines[label].split(" | "), strict=True):
+            for dtype, spectrum, figure in zip(
+                ("float64", "float32"), (double, single), said.split(" / "), strict=True
+            ):
+                exact = float(measured["logm", dtype, spectrum, method][quantity])
+                assert math.isclose(float(figure), float(f"{exact:.0e}")) or math.isnan(float(figure) + exact)
 
 
 def test_results_are_linked_as_the_site_has_them() -> None:
