@@ -5,9 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 __all__ = ["accuracy", "speed", "write"]
 
 METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch svd", "torch's own")
+BENCHMARKS = {
+    "eigh": "`eigh`, forward and backward",
+    "matrix_functions": "Functions of a matrix, forward and backward",
+    "eigsh": "A few eigenpairs of a large operator",
+    "spd": "The geometry of covariances",
+    "whitening": "The whitening layer",
+    "training_step": "A training step",
+    "throughput": "Throughput",
+}
 SECOND = (
     "At the identity (of `expm`, at zero), where all eigenvalues meet; `nan` stands for no number and for no second "
     "derivative."
@@ -23,6 +34,7 @@ def write(results: Path, folder: Path) -> None:
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != page:
             path.write_text(page)
+    picture(results, folder / "speed.svg")
 
 
 def accuracy(results: Path) -> str:
@@ -82,9 +94,11 @@ def speed(results: Path) -> str:
         "Ratios of times, ours to the rival's, taken side by side in one process: below 1, ours is faster. Absolute "
         "times are one machine's alone and stand in the files.",
         "",
-        f"Measured with {_provenance(calls['provenance'])}.",
+        "![All ratios, a line for each benchmark](speed.svg)",
         "",
         "## What is claimed of calls",
+        "",
+        f"Measured with {_provenance(calls['provenance'])}.",
         "",
         "From [results/calls.json](../../results/calls.json); all cells: [results/calls.md](../../results/calls.md). "
         "A claim that fails somewhere says so.",
@@ -95,42 +109,49 @@ def speed(results: Path) -> str:
     for claim in calls["claims"]:
         verdict, _, text = claim.partition(": ")
         lines.append(_row([verdict.lower(), text]))
-    for name, title in (
-        ("eigh", "`eigh`, forward and backward"),
-        ("matrix_functions", "Functions of a matrix, forward and backward"),
-        ("whitening", "The whitening layer"),
-        ("training_step", "A training step"),
-        ("throughput", "Throughput"),
-        ("evaluation", "Layers in evaluation"),
-        ("eigsh", "A few eigenpairs of a large operator"),
-        ("spd", "The geometry of covariances"),
-    ):
-        path = results / f"{name}.json"
-        if path.exists():
-            content = json.loads(path.read_text())
-            table = list(_ratios(content.get("measured", {})))
-            if table:
-                lines += [
-                    "",
-                    f"## {title}",
-                    "",
-                    f"From [results/{name}.json](../../results/{name}.json), measured with ",
-                ]
-                lines[-1] += f"{_provenance(content['provenance'])}."
-                lines += ["", "| case | rival | ratio | quartiles |", "|---|---|---|---|", *table]
+    for name, title in BENCHMARKS.items():
+        provenance, ratios = _measured(results, name)
+        if ratios:
+            lines += ["", f"## {title}", "", f"From [results/{name}.json](../../results/{name}.json), measured with "]
+            lines[-1] += f"{_provenance(provenance)}."
+            values = [ratio for _, _, ratio, _ in ratios]
+            quicker, said = sum(ratio < 1 for ratio in values), f"{len(ratios)} ratios"
+            said = f"All {said}: ours is faster in {quicker}; {min(values):.3g} at best, {max(values):.3g} at worst"
+            table = [_row([case, rival, f"{ratio:.3g}", quartiles]) for case, rival, ratio, quartiles in ratios]
+            lines += ["", f"<details><summary>{said}</summary>", ""]
+            lines += ["| case | rival | ratio | quartiles |", "|---|---|---|---|", *table, "", "</details>"]
     if (results / "native.png").exists():
         lines += ["", "## The kernel alone", "", "![Speed of the kernel against LAPACK](../../results/native.png)", ""]
     return "\n".join(lines) + "\n"
 
 
-def _ratios(measured: dict[str, Any]) -> list[str]:
-    return [
-        _row([case, rival, f"{cell['ratio']:.3g}", _quartiles(cell)])
-        for case, rivals in measured.items()
-        if isinstance(rivals, dict)
-        for rival, cell in rivals.items()
+def picture(results: Path, path: Path) -> None:
+    """All ratios of the page Speed, a line for each benchmark."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axis = figure.subplots()
+    titles = []
+    for name, title in reversed(BENCHMARKS.items()):
+        ratios = [ratio for _, _, ratio, _ in _measured(results, name)[1]]
+        if ratios:
+            axis.plot(sorted(ratios), [len(titles)] * len(ratios), "|", ms=16, mew=1.5, color="#0b5e55", alpha=0.6)
+            titles.append(title.replace("`", ""))
+    axis.axvline(1, color="#7a1f1f", lw=1)
+    axis.set(xscale="log", yticks=range(len(titles)), yticklabels=titles, xlabel="ours to the rival's: faster | slower")
+    axis.xaxis.set_major_formatter("{x:g}")
+    figure.savefig(path)
+
+
+def _measured(results: Path, name: str) -> tuple[dict[str, Any], list[tuple[str, str, float, str]]]:
+    """A benchmark's provenance, and case, rival, ratio and quartiles of each measurement."""
+    path = results / f"{name}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"provenance": {}, "measured": {}}
+    found = [
+        (case, rival, cell["ratio"], _quartiles(cell))
+        for case, rivals in content["measured"].items()
+        for rival, cell in (rivals.items() if isinstance(rivals, dict) else ())
         if isinstance(cell, dict) and isinstance(cell.get("ratio"), float)
     ]
+    return content["provenance"], found
 
 
 def _quartiles(cell: dict[str, Any]) -> str:
