@@ -61,7 +61,7 @@ def measure(version: str, package: Path, folder: Path) -> dict[str, str]:
     if pip.returncode:
         return row | {"note": (pip.stderr.strip().splitlines() or ["pip failed"])[-1]}
     row["kernel"] = run(python, "-c", KERNEL, cwd=folder).stdout.strip() or "does not import"
-    options = ("-q", "--rootdir", ROOT, "-p", "no:cacheprovider")
+    options = ("-o", "addopts=-q", "--rootdir", ROOT, "-p", "no:cacheprovider")
     tests = run(python, "-m", "pytest", *options, *(ROOT / path for path in SELECTION), cwd=folder)
     (folder / f"torch-{version}.log").write_text(tests.stdout + tests.stderr)
     counts = {kind: number for number, kind in re.findall(r"(\d+) (passed|failed|skipped)", tests.stdout[-500:])}
