@@ -27,6 +27,8 @@ def index_readme() -> object:
 def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == eg.__version__
+    date = re.search(r"^date-released: (.+)$", citation, re.MULTILINE)[1]
+    assert f"## [{eg.__version__}] - {date}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
 
 
