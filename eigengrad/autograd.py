@@ -51,6 +51,8 @@ class Function(torch.autograd.Function):
         """As ``apply``, whose checks of the signature take longer than a small decomposition; and without a derivative,
         where nobody can ask for one."""
         if torch.compiler.is_compiling():
+            if _is_differentiated_by_transform():
+                torch._dynamo.graph_break(msg=_INLINED)
             return cls.apply(*arguments)
         if torch._C._are_functorch_transforms_active():
             return cls.forward(*arguments) if _only_functionalized(arguments) else cls._twin.apply(*arguments)
@@ -84,6 +86,20 @@ def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
             if isinstance(argument, Tensor) and argument.requires_grad:
                 return True
     return False
+
+
+_INLINED = (
+    "eigengrad: in a compiled function, torch.func.grad, vjp, jacrev or jvp would differentiate what this function is "
+    "made of, not use its own derivative (pytorch issue 193279); compile without fullgraph=True"
+)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_differentiated_by_transform() -> bool:
+    """Whether ``torch.func`` takes derivatives around this call, seen as a compiler traces it."""
+    kinds = functorch.TransformType
+    stack = functorch.get_interpreter_stack() or ()
+    return any(level.key() in (kinds.Grad, kinds.Jvp) for level in stack)
 
 
 def _only_functionalized(arguments: tuple[Any, ...]) -> bool:

@@ -3,11 +3,14 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from layers import IMAGES, C, Make, batch_norm, denoising_by_energy, draw, every_layer, trained
 from torch import Tensor, nn
+
+import eigengrad as eg
 
 
 @every_layer
@@ -131,3 +134,37 @@ def test_export(make: Make) -> None:
     assert not any("linalg" in str(node.target) for node in program.graph.nodes)
     for batch in (x, torch.rand(7, 3, 6, 6)):
         torch.testing.assert_close(program.module()(batch), network(batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_features": 4.0}, r"num_features must be an int of at least 1, got 4\.0"),
+        ({"num_features": 0}, "num_features must be an int of at least 1, got 0"),
+        ({"eps": None}, "eps must be a number, got None"),
+        ({"momentum": "x"}, "momentum must be a number, got 'x'"),
+        ({"dtype": torch.complex64}, "dtype must be real and floating point"),
+        ({"gradient": "exact"}, "gradient must be a rule such as .* got 'exact'"),
+        ({"gradient": eg.Exact}, "gradient must be a rule such as .* got <class"),
+        ({"solver": "lanczos"}, "solver"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [eg.nn.ZCAWhitening, lambda *args, **kwargs: eg.nn.PCADenoising(*args, rank=1, **kwargs)]
+)
+def test_arguments_are_looked_at_when_a_layer_is_made(kind: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        kind(**{"num_features": 4} | arguments)
+
+
+def test_group_size_is_an_int() -> None:
+    with pytest.raises(TypeError, match=r"group_size must be an int, got 2\.0 of type float"):
+        eg.nn.ZCAWhitening(4, group_size=2.0)  # type: ignore[arg-type]
+
+
+def test_vmap_of_training_says_what_it_cannot_do() -> None:
+    x = torch.randn(2, 9, 3)
+    with pytest.raises(RuntimeError, match="vmap maps over batches, but not over the running estimates"):
+        torch.func.vmap(eg.nn.ZCAWhitening(3))(x)
+    alone = eg.nn.ZCAWhitening(3, track_running_stats=False)
+    torch.testing.assert_close(torch.func.vmap(alone)(x), torch.stack([alone(part) for part in x]))

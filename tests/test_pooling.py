@@ -47,7 +47,7 @@ def test_values_and_gradients(shape: tuple[int, ...], function: str | float) -> 
     x = draw(*shape).requires_grad_()
     y, expected = eg.pool_covariance(x, function), by_hand(x, function)
     assert y.shape == (shape[0], shape[1] * (shape[1] + 1) // 2)
-    torch.testing.assert_close(as_matrices(y, shape[1]), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(as_matrices(y, shape[1]), expected, rtol=1e-9, atol=1e-9)
     gradient = torch.autograd.grad((y**3).sum(), x)[0]
     if shape != (3, 4, 2):
         scaled = expected * (2**0.5 + (1 - 2**0.5) * torch.eye(shape[1], dtype=x.dtype))

@@ -237,3 +237,19 @@ def test_an_expanded_cotangent_is_a_contiguous_one(name: str, shape: tuple[int, 
         one = torch.ones(()).expand(y.shape)
         found.append(torch.autograd.grad(y, [x, *layer.parameters()], one.contiguous() if contiguous else one))
     assert_same_bits(*found)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jacrev", "jacfwd", "hessian"])
+def test_a_compiler_inlines_no_function_that_is_differentiated_within(transform: str) -> None:
+    """Dynamo of torch 2.13 would lose its derivative, and say nothing: the graph breaks there, or it is an error."""
+
+    def loss(A: Tensor) -> Tensor:
+        return eg.sqrtm(A).sum() + (eg.eigh(A).eigenvectors[:, 0] ** 3).sum() + A.trace()
+
+    A = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    derivative = getattr(torch.func, transform)(loss)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(derivative, backend="aot_eager")(A), derivative(A))
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="would differentiate what this function is made of"):
+        torch.compile(derivative, backend="aot_eager", fullgraph=True)(A)

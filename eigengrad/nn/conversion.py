@@ -21,6 +21,8 @@ Rule = Callable[[Any, Normalization], nn.Module]
 
 LAYERS: dict[str, type[Normalization]] = {"zca": ZCAWhitening, "pca": PCADenoising}
 FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+FAR_BELOW = 1e-4
+"""Of what a relative eps adds, the least variance of which float32 keeps three digits."""
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -46,7 +48,9 @@ def convert(
 
     Parameters (the same objects), momentum, eps, hooks and flags are kept, and the running variances become a diagonal
     running covariance: the model's evaluation output stays what it was, until it is trained (as long as a denoising
-    layer keeps all its components). An ``nn.SyncBatchNorm`` keeps its processes, by default ``"all"``.
+    layer keeps all its components). Where variances within a group of channels are so far apart that a share of their
+    mean would drown the smallest, the layer has ``relative_eps=0.0``, and a warning says so. An ``nn.SyncBatchNorm``
+    keeps its processes, by default ``"all"``.
 
     What is replaced are ``nn.BatchNorm1d``, ``2d``, ``3d``, ``nn.SyncBatchNorm``, and subclasses that leave ``forward``
     to them. A class with a forward of its own, such as a normalisation with its activation, is left alone, and named in
@@ -166,7 +170,8 @@ def _successor(name: str, old: _BatchNorm, kind: type[Normalization], options: d
     affine = settings.pop("affine")
     new = kind(old.num_features, affine=False, **settings)
     new.affine = affine
-    for parameter in ("weight", "bias") if affine else ():
+    learned = ("weight", "bias") if settings.get("bias", True) else ("weight",)
+    for parameter in learned if affine else ():
         setattr(new, parameter, getattr(old, parameter))
     for hooks in HOOKS:
         setattr(new, hooks, getattr(old, hooks))
@@ -174,7 +179,7 @@ def _successor(name: str, old: _BatchNorm, kind: type[Normalization], options: d
         assert old.running_var is not None and new.running_covariance is not None
         with torch.no_grad():
             new.running_mean.copy_(old.running_mean)
-            new.running_covariance.mul_(_as_covariance(old.running_var, new).unsqueeze(-1))
+            new.running_covariance.mul_(_as_covariance(name, old.running_var, new).unsqueeze(-1))
             if old.num_batches_tracked is None:
                 new.num_batches_tracked = None
             elif new.num_batches_tracked is not None:
@@ -183,14 +188,27 @@ def _successor(name: str, old: _BatchNorm, kind: type[Normalization], options: d
     return new.train(old.training)
 
 
-def _as_covariance(variance: Tensor, layer: Normalization) -> Tensor:
+def _as_covariance(name: str, variance: Tensor, layer: Normalization) -> Tensor:
     """The diagonal ``(C,)`` that gives each channel ``variance`` once a relative eps has been added.
 
     Negative where a channel's variance is less than that share of its group's mean: it is the floor that is subtracted.
+    What is left of a variance far below is rounding, so such a layer goes without a relative eps.
     """
-    if not isinstance(layer, ZCAWhitening) or layer.relative_eps == 1.0:
+    if not isinstance(layer, ZCAWhitening) or layer.relative_eps in (0.0, 1.0):
         return variance
     wide = variance.double() if variance.device.type != "mps" else variance.float()
     groups = (wide[block].view(-1, size) for block, size in blocks(layer.num_features, layer.group_size))
     mean = torch.cat([group.mean(dim=1, keepdim=True).expand_as(group).flatten() for group in groups])
+    # Channels that vary by less than eps say nothing, whatever they are divided by.
+    drowned = (wide > layer.eps) & (wide + layer.eps < FAR_BELOW * layer.relative_eps * mean)
+    if drowned.any():
+        ratio = float((mean / wide)[drowned].max())
+        warnings.warn(
+            f"{name or 'the layer'}: running variances of channels that are whitened together lie up to {ratio:.0e} "
+            f"times below their mean, too far for relative_eps={layer.relative_eps}; converted with relative_eps=0.0, "
+            "which keeps the output. Smaller groups, or inputs of one scale, keep both",
+            stacklevel=5,
+        )
+        layer.relative_eps = 0.0
+        return variance
     return (wide - layer.relative_eps * mean) / (1.0 - layer.relative_eps)

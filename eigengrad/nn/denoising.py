@@ -85,8 +85,6 @@ class PCADenoising(Normalization):
         bias: bool = True,
         dim: int = 1,
     ) -> None:
-        check_rank(rank, energy, num_features)
-        solvers.resolve(solver)
         super().__init__(
             num_features,
             eps,
@@ -96,15 +94,16 @@ class PCADenoising(Normalization):
             device,
             dtype,
             group_size=num_features,
+            gradient=gradient,
+            solver=solver,
             bias=bias,
             process_group=process_group,
             errors=errors,
             dim=dim,
         )
+        check_rank(rank, energy, num_features)
         self.rank = rank
         self.energy = energy
-        self.gradient = gradient
-        self.solver = solver
 
     def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
         """What evaluation does to all channels."""

@@ -31,19 +31,22 @@ def fold(layer: nn.Module, linear: nn.Module | None = None) -> nn.Module:
 
     Args:
         layer: whitening or denoising, with running estimates; or a whole network, in which ``torch.fx`` finds out what
-            follows what. Parts of it that ``torch.fx`` cannot trace are looked at one by one.
+            follows what. Where ``torch.fx`` cannot trace a module, its parts are looked at one by one, as if it called
+            each of them as a whole; a warning names them.
         linear: what comes directly before: a linear layer, a convolution or a transposed one, or a subclass, also with
-            a pruned or parametrised weight, which the copy has no more. Neither is changed.
+            a pruned or parametrised weight, which the copy has no more. Neither is changed. After a linear layer, the
+            channels of ``layer`` must be the last dimension: its ``dim=1`` is that of ``(N, C)`` alone.
 
     Returns:
         A copy of ``linear`` with other weights, and with a bias. Of a network, a copy in which ``nn.Identity`` stands
         where layers were; a warning names those that stay, and says why.
 
     Raises:
-        TypeError: for other layers; for a subclass whose forward does something else with its weight.
+        TypeError: for other layers; for a subclass whose forward does more than to apply its weight and its bias.
         ValueError: if the layer has no running estimates or another number of channels, or if a convolution's groups
-            cut through a group of channels, which then depends on more inputs than one of them has; if a network has
-            nothing to fold.
+            cut through a group of channels, which then depends on more inputs than one of them has; after a
+            convolution, for a layer with ``dim=-1``; if there are hooks between the two; if a network has nothing to
+            fold.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -62,6 +65,12 @@ def fold(layer: nn.Module, linear: nn.Module | None = None) -> nn.Module:
         raise TypeError(f"linear must be a Linear, Conv or ConvTranspose, got {type(linear).__name__}")
     if layer.running_mean is None or layer.running_covariance is None:
         raise ValueError("layer has no running estimates (track_running_stats=False), so evaluation is no fixed map")
+    if layer._forward_hooks or layer._forward_pre_hooks or linear._forward_hooks:
+        raise ValueError("there are hooks between linear and layer, or on layer, which a single module cannot call")
+    if not isinstance(linear, nn.Linear) and layer.dim not in (1, 1 - linear.weight.dim()):
+        raise ValueError(
+            f"layer has its channels in dim={layer.dim}, but those of {type(linear).__name__} are in dim=1"
+        )
     folded = _plain(linear)
     rows = _rows(folded)
     channels = len(rows)
@@ -90,12 +99,12 @@ def _folded_network(model: nn.Module) -> nn.Module:
     left = {name: "nothing that can take it in comes directly before it" for name, _ in _layers(folded)}
     if not left:
         raise ValueError("model has no layer of eigengrad.nn to fold")
-    for before, name in dict.fromkeys(_pairs(folded)):
+    alone = set()
+    for part, before, name in list(_pairs(folded)):
+        if name not in left:
+            continue
         layer, linear = folded.get_submodule(name), folded.get_submodule(before)
         assert isinstance(layer, Normalization) and isinstance(linear, LINEAR)
-        if layer._forward_hooks or layer._forward_pre_hooks or linear._forward_hooks:
-            left[name] = "there are hooks between"
-            continue
         try:
             _put(folded, before, fold(layer, linear))
         except (TypeError, ValueError) as error:
@@ -104,11 +113,18 @@ def _folded_network(model: nn.Module) -> nn.Module:
         _put(folded, name, nn.Identity())
         del left[name]
         found = True
+        alone.add(part)
     reasons = "; ".join(f"{name} ({why})" for name, why in left.items())
     if not found:
         raise ValueError(f"nothing was folded: {reasons}")
     if left:
         warnings.warn(f"not folded: {reasons}", stacklevel=3)
+    if parts := ", ".join(sorted(alone - {""})):
+        warnings.warn(
+            f"folded within {parts}, as if what torch.fx cannot trace around them called each as a whole: compare the "
+            "network's outputs before and after",
+            stacklevel=3,
+        )
     return folded
 
 
@@ -134,8 +150,9 @@ class _Tracer(fx.Tracer):
         return ends or super().is_leaf_module(m, module_qualified_name)
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of a linear layer and of the layer that alone takes its output, each of which is called once."""
+def _pairs(model: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """Names of the largest part that can be traced, and in it of a linear layer and the layer that alone takes its
+    output, each of which is called once and has no other use."""
     opaque: set[nn.Module] = set()
     graphs: dict[str, fx.Graph] = {}
     for name, part in reversed(list(model.named_modules())):  # children first
@@ -146,24 +163,26 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
                 opaque.add(part)
     for name, graph in graphs.items():
         if not name or name.rpartition(".")[0] not in graphs:  # else it is part of that graph
-            yield from _pairs_in(model.get_submodule(name), graph, f"{name}." if name else "")
+            for before, layer in _pairs_in(model.get_submodule(name), graph):
+                yield (name, f"{name}.{before}", f"{name}.{layer}") if name else (name, before, layer)
 
 
-def _pairs_in(module: nn.Module, graph: fx.Graph, prefix: str) -> Iterator[tuple[str, str]]:
+def _pairs_in(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
     calls = {node: module.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
     called = list(calls.values())
     named = [part for _, part in module.named_modules(remove_duplicate=False)]
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
 
-    def alone(part: nn.Module) -> bool:
-        return called.count(part) == 1 and named.count(part) == 1
+    def alone(part: nn.Module, name: object) -> bool:
+        return called.count(part) == 1 and named.count(part) == 1 and name not in read
 
     for node, layer in calls.items():
         before = node.args[0] if node.args else None
         linear = calls.get(before) if isinstance(before, fx.Node) else None
         if not isinstance(layer, Normalization) or not isinstance(linear, LINEAR) or not isinstance(before, fx.Node):
             continue
-        if len(before.users) == 1 and alone(layer) and alone(linear):
-            yield f"{prefix}{before.target}", f"{prefix}{node.target}"
+        if len(before.users) == 1 and alone(layer, node.target) and alone(linear, before.target):
+            yield str(before.target), str(node.target)
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -194,7 +213,7 @@ def _plain(linear: Any) -> Any:
 
 
 def _check_subclass(linear: Any) -> None:
-    """A forward of its own may pad, but its output must be linear in its weight, channel by channel, and its bias."""
+    """A forward of its own may pad, but its output must be linear in its weight, channel by channel, plus its bias."""
     if any(type(linear).forward is kind.forward for kind in LINEAR):
         return
     with torch.no_grad():
@@ -202,17 +221,27 @@ def _check_subclass(linear: Any) -> None:
         inputs = linear.in_features if dims == 0 else linear.in_channels
         sizes = [2 * linear.weight.shape[2 + i] * _dilation(linear, i) + 3 for i in range(dims)]
         x = torch.randn(2, inputs, *sizes, dtype=linear.weight.dtype, device=linear.weight.device)
-        changed, expected = copy.deepcopy(linear).eval(), copy.deepcopy(linear).eval()(x)
-        channel = (slice(None), slice(None), *[None] * dims) if dims else (slice(None), slice(None))
-        scale = torch.linspace(-1.0, 2.0, len(_rows(changed)), dtype=x.dtype, device=x.device)
-        rows = _rows(changed)
-        changed.weight.copy_(_from_rows(changed, rows * scale.view(-1, *[1] * (rows.dim() - 1))))
-        if changed.bias is not None:
-            changed.bias.mul_(scale)
-        difference = changed(x) - expected * scale[None, :][channel]
-        if not difference.abs().max() <= 1e-3 * expected.abs().max():
+        rows = _rows(linear)
+        scale = torch.linspace(-1.0, 2.0, len(rows), dtype=x.dtype, device=x.device)
+
+        def output(weight: Tensor, bias: Tensor) -> Tensor:
+            changed = copy.deepcopy(linear).eval()
+            changed.weight.copy_(_from_rows(changed, weight))
+            changed.bias = nn.Parameter(bias)
+            result: Tensor = changed(x)
+            return result
+
+        def per_channel(values: Tensor, dims: int) -> Tensor:
+            return values.view(-1, *[1] * dims)
+
+        none = torch.zeros_like(scale)
+        plain = output(rows, none)
+        scaled = output(rows * per_channel(scale, rows.dim() - 1), scale)
+        expected = plain * per_channel(scale, dims) + per_channel(scale, dims)
+        shifted = output(torch.zeros_like(rows), scale) - per_channel(scale, dims)
+        if not max((scaled - expected).abs().max(), shifted.abs().max()) <= 1e-3 * expected.abs().max():
             name = type(linear).__name__
-            raise TypeError(f"the forward of {name} does something else with its weight than to apply it")
+            raise TypeError(f"the forward of {name} does more than to apply its weight and its bias")
 
 
 def _dilation(linear: Any, i: int) -> int:

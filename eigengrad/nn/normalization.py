@@ -3,11 +3,14 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from eigengrad import solvers
+from eigengrad.gradients import GradientRule, Unrolled, check_rule
 from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings, evaluate
 from eigengrad.nn.functional.distributed import Processes, check_processes, resolved
 from eigengrad.nn.functional.moments import working_dtype
@@ -28,6 +31,7 @@ class Normalization(nn.Module):
         num_features: number of channels C.
         eps, momentum, affine, track_running_stats, device, dtype, bias: as for ``nn.BatchNorm2d``.
         group_size: d.
+        gradient, solver: of what is differentiated by eigenvectors.
         process_group, errors: as for :func:`eigengrad.whiten`.
         dim: which dimension of the input is that of the channels.
     """
@@ -49,15 +53,26 @@ class Normalization(nn.Module):
         dtype: torch.dtype | None,
         *,
         group_size: int,
+        gradient: GradientRule | Unrolled | None,
+        solver: solvers.Name | solvers.Solver,
         bias: bool,
         process_group: Processes,
         errors: str,
         dim: int,
     ) -> None:
         super().__init__()
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
+        if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 1:
+            raise ValueError(f"num_features must be an int of at least 1, got {num_features!r}")
+        numbers: dict[str, object] = {"eps": eps, "momentum": 0.0 if momentum is None else momentum}
+        for name, number in numbers.items():
+            if not isinstance(number, Real):
+                raise TypeError(f"{name} must be a number, got {number!r} of type {type(number).__name__}")
         check_settings(eps, errors)
+        if not isinstance(gradient, Unrolled | None):
+            check_rule(gradient)
+        solvers.resolve(solver)
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype must be real and floating point, got {dtype}")
         check_processes(process_group)
         if dim == 0:
             raise ValueError("dim must not be 0, the batch's dimension: give the channels', such as 1 or -1")
@@ -69,6 +84,8 @@ class Normalization(nn.Module):
         self.process_group = process_group
         self.errors = errors
         self.dim = dim
+        self.gradient = gradient
+        self.solver = solver
         self._group_size = group_size
         self._kept = Kept()
         self._warned = False
@@ -109,10 +126,11 @@ class Normalization(nn.Module):
             return as_leaf(self, x)
         if x.dim() < 2 or not -x.dim() < self.dim < x.dim() or x.shape[self.dim] != self.num_features:
             raise ValueError(self._expected(x))
-        y = x if self.dim == 1 else x.movedim(self.dim, 1)
+        dim = self.dim % x.dim()  # TorchScript's ONNX exporter takes no negative one
+        y = x if dim == 1 else x.movedim(dim, 1)
         estimated = self.running_mean is not None and self.running_covariance is not None
         y = self._by_estimates(y) if estimated and not self.training else self._by_batch(y)
-        return y if self.dim == 1 else y.movedim(1, self.dim)
+        return y if dim == 1 else y.movedim(1, dim)
 
     def train(self, mode: bool = True) -> Self:
         """As for any module; in evaluation, the matrix is made ready, so that tracers find it."""
@@ -178,22 +196,23 @@ class Normalization(nn.Module):
 
     def _warn_of_few(self, x: Tensor) -> None:
         """Once, if a group has too few observations for an estimate. Their number is one of shapes, not of values."""
-        if self._warned or not self.training or torch.compiler.is_compiling():
+        if self._warned or not self.training or not self.track_running_stats or torch.compiler.is_compiling():
             return
         observations = x.shape[0] * math.prod(x.shape[2:])
         group = resolved(self.process_group)
         if group is not None:
             observations *= group.size()
-        if 0 < observations < 2 * self._group_size:
+        if 1 < observations < 2 * self._group_size:
             self._warned = True
             warnings.warn(
                 f"{self}: {observations} observations are few for a covariance of {self._group_size} channels, which "
                 f"wants at least {2 * self._group_size}. Training goes on, but evaluation may differ from it: "
-                f"{self._advice}",
+                f"{self._advice()}",
                 stacklevel=5,
             )
 
-    _advice = "take larger batches"
+    def _advice(self) -> str:
+        return "take larger batches"
 
     def _expected(self, x: Tensor) -> str:
         C = self.num_features

@@ -19,7 +19,7 @@ class CovariancePooling(nn.Module):
     Args:
         function: ``"sqrtm"``, ``"logm"``, or the exponent of a power.
         eps: added to the diagonal of the covariance.
-        solver: as for :func:`eigengrad.eigh`; or ``"newton_schulz"``, which exports to any format.
+        solver: as for :func:`eigengrad.eigh`; or ``"newton_schulz"``, which exports.
         errors: what becomes of a sample whose covariance is not finite: ``"raise"``, or ``"skip"``, which makes its
             vector and its gradient zero.
         dim: dimension of the channels: 1, or -1 for tokens ``(N, L, C)``.

@@ -104,7 +104,6 @@ class ZCAWhitening(Normalization):
         check_relative_eps(relative_eps)
         check_shrinkage(shrinkage)
         check_method(method)
-        solvers.resolve(solver)
         super().__init__(
             num_features,
             eps,
@@ -114,6 +113,8 @@ class ZCAWhitening(Normalization):
             device,
             dtype,
             group_size=d,
+            gradient=gradient,
+            solver=solver,
             bias=bias,
             process_group=process_group,
             errors=errors,
@@ -123,10 +124,9 @@ class ZCAWhitening(Normalization):
         self.relative_eps = relative_eps
         self.shrinkage = shrinkage
         self.method = method
-        self.gradient = gradient
-        self.solver = solver
 
-    _advice = "take larger batches, a smaller group_size, or shrinkage='auto' (the default)"
+    def _advice(self) -> str:
+        return "take larger batches or a smaller group_size" + ("" if self.shrinkage else ", or shrinkage='auto'")
 
     def evaluation_maps(self, dtype: torch.dtype = torch.float32) -> Iterator[AffineMap]:
         assert self.running_mean is not None

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from eigengrad.nn.functional.channel_groups import Layout, parts, together
 from eigengrad.nn.functional.distributed import Processes, check_processes, joined, resolved
@@ -145,24 +146,33 @@ class RunningEstimates:
         self.recorded.append((valid, block, pairs))
 
     def commit(self) -> None:
-        """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any."""
-        with torch.no_grad():  # not as a decorator, which Dynamo does not take on a method (torch 2.13)
-            masks = [valid for valid, _, _ in self.recorded if valid is not None]
-            whole = torch.stack([mask.all() for mask in masks]).all() if masks and self.together else None
-            for mask, block, pairs in self.recorded:
-                valid = mask if whole is None else whole
-                for running, new in pairs:
-                    if running is not None:
-                        old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
-                        step = self.momentum * (new.to(old.dtype) - old.view(new.shape))
-                        old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
-            if self.num_batches_tracked is not None:
-                if whole is not None:
-                    self.num_batches_tracked.add_(whole)
-                elif len(masks) < len(self.recorded):
-                    self.num_batches_tracked.add_(1)
-                else:
-                    self.num_batches_tracked.add_(torch.stack([mask.any() for mask in masks]).any())
+        """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any.
+
+        Detached, not under ``no_grad``: a region without results is one that an exported program cannot be loaded with
+        (torch 2.13).
+        """
+        masks = [valid for valid, _, _ in self.recorded if valid is not None]
+        whole = torch.stack([mask.all() for mask in masks]).all() if masks and self.together else None
+        for mask, block, pairs in self.recorded:
+            valid = mask if whole is None else whole
+            for running, new in pairs:
+                if running is not None:
+                    if functorch.is_batchedtensor(new) and not functorch.is_batchedtensor(running):
+                        raise RuntimeError(
+                            "torch.func.vmap maps over batches, but not over the running estimates, which cannot take "
+                            "in several at once: use track_running_stats=False, or evaluation mode, or map over the "
+                            "buffers as well (torch.func.stack_module_state)"
+                        )
+                    old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
+                    step = self.momentum * (new.detach().to(old.dtype) - old.view(new.shape))
+                    old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
+        if self.num_batches_tracked is not None:
+            if whole is not None:
+                self.num_batches_tracked.add_(whole)
+            elif len(masks) < len(self.recorded):
+                self.num_batches_tracked.add_(1)
+            else:
+                self.num_batches_tracked.add_(torch.stack([mask.any() for mask in masks]).any())
 
 
 def check_input(x: Tensor, training: bool, eps: float, process_group: Processes, errors: str) -> None:
@@ -200,6 +210,8 @@ def check_settings(eps: float, errors: str, *, positive: bool = False) -> None:
 
 def check_group_size(group_size: int | None, channels: int) -> int:
     """The group size d; by default all channels, or :data:`GROUP_SIZE`."""
+    if group_size is not None and (not isinstance(group_size, int) or isinstance(group_size, bool)):
+        raise TypeError(f"group_size must be an int, got {group_size!r} of type {type(group_size).__name__}")
     if group_size is not None and not 1 <= group_size <= channels:
         raise ValueError(f"group_size must lie between 1 and the number of channels, {channels}, got {group_size}")
     return min(channels, GROUP_SIZE) if group_size is None else group_size
