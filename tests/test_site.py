@@ -100,6 +100,22 @@ def test_the_readme_says_what_the_file_says() -> None:
                 assert math.isclose(float(figure), float(f"{exact:.0e}")) or math.isnan(float(figure) + exact)
 
 
+def test_the_table_of_rules_says_what_the_file_says() -> None:
+    """Up to a factor of 3, since what is left of rounding differs between machines."""
+    page, file = (DOCS / "choosing.md").read_text(), (ROOT / "results" / "gaps.md").read_text()
+    gaps = re.search(r"^\| gap \| (.+) \|$", page, re.MULTILINE)[1].split(" | ")
+    heading = re.search(r"^\| precision .*", file, re.MULTILINE)[0].strip("| ").split(" | ")
+    columns = [column.removeprefix("gap ") for column in heading]
+    for rule in ("Lorentzian()", "Exact()", "PowerIteration(19)", "PowerIteration(1000)", "Taylor(9)"):
+        said = re.search(rf"^\| `{re.escape(rule)}` \| (\S+ \| .+) \|$", page, re.MULTILINE)[1].split(" | ")
+        measured = re.search(rf"^\| float64 \| three \| `{re.escape(rule)}`.*", file, re.MULTILINE)[0]
+        measured = measured.strip("| ").split(" | ")
+        for gap, figure in zip(gaps, said, strict=True):
+            (place,) = (k for k, column in enumerate(columns) if k > 2 and math.isclose(float(column), float(gap)))
+            ratio = float(figure) / float(measured[place])
+            assert 1 / 3 <= ratio <= 3 or figure == "nan" == measured[place], (rule, gap)
+
+
 def test_results_are_linked_as_the_site_has_them() -> None:
     source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
     repository.rewrite(None, "_generated/speed", source)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import eigengrad as eg
 
-CHANNELS, EPOCHS, BATCH, EPS, MOMENTUM = 64, 5, 128, 1e-4, 0.1
+CHANNELS, EPOCHS, BATCH, EPS, MOMENTUM = 64, 4, 128, 1e-4, 0.1
 Decompose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
