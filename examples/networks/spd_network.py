@@ -3,8 +3,8 @@ A network on EEG-like covariances
 =================================
 
 Imagine moving the left hand, the right hand or the feet, and a rhythm over the part of the brain that would move it
-grows weaker. What electrodes record is a mixture, louder in one trial than in the next; what tells the trials apart is in
-their covariance. An SPD network maps it bilinearly to a smaller one, ``W C W^T``, takes the logarithm, for which a
+grows weaker. What electrodes record is a mixture, louder in one trial than in the next; what tells the trials apart is
+in their covariance. An SPD network maps it bilinearly to a smaller one, ``W C W^T``, takes the logarithm, for which a
 louder trial is a shift, and classifies that. ``eg.logm`` and its gradient are exact for the equal eigenvalues
 that whitened covariances have. Simulated: 32 electrodes, 15 sources, three of which matter.
 """
