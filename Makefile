@@ -63,15 +63,8 @@ $(VENV)/.lab: pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard na
 	$(INSTALL) --editable '.[lab]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.lab
-	$(INSTALL) --editable '.[test]'
-	@touch $@
-
 # What an extra names, without building the kernel again.
-REQUIREMENTS = import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
-	print(*(name for name in extras['$*'] if not name.startswith('eigengrad')), sep='\n')
-
-$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
-	$(VENV)/bin/python -c "$(REQUIREMENTS)" > $@.txt
+$(VENV)/.test $(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.lab
+	$(VENV)/bin/python release/requirements.py $* > $@.txt
 	$(INSTALL) --requirement $@.txt
 	@touch $@
