@@ -17,7 +17,8 @@ demo-results: demo
 CIFAR10 ?= cifar10
 HOURS ?= 8
 MODEL ?= small
-EVIDENCE = --data $(CIFAR10) --model $(MODEL) --recipe fast --seeds 3 --threads 1 --hours $(HOURS) --output results/cifar10
+EVIDENCE = --data $(CIFAR10) --model $(MODEL) --recipe fast --epochs 4 --amp bf16 --channels-last --seeds 3 --threads 1 \
+	--hours $(HOURS) --output results/cifar10
 evidence: $(VENV)/.lab
 	$(VENV)/bin/eigengrad reproduce table1 --group-sizes 4 16 64 $(EVIDENCE)
 	$(VENV)/bin/eigengrad reproduce table2 $(EVIDENCE)

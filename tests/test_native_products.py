@@ -52,7 +52,7 @@ def layouts(G: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("n", SIZES)
 def test_against_torch(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     real = dtype.to_real()
-    for batch in (1, 3, 40):
+    for batch in (1, 3, 40) if n <= 32 else (1, 3):
         L, V = basis(batch, n, dtype, generator)
         assert close(operators.recompose(V, L), (V * L.unsqueeze(-2)) @ V.mH)
         G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
@@ -127,7 +127,7 @@ RULES = (
 def test_rules(n: int, dtype: torch.dtype, instructions: str, generator: torch.Generator) -> None:
     """The weights made in the kernel, of a Lorentzian or a short series, against those that the rule gives."""
     real = dtype.to_real()
-    for batch in (1, 40):
+    for batch in (1, 40 if n <= 32 else 3):  # large ones are taken one by one
         _, V = basis(batch, n, dtype, generator)
         G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
         u = torch.rand(batch, n, dtype=real, generator=generator).sort().values
