@@ -51,7 +51,10 @@ benchmarks: $(VENV)/.lab
 	$(VENV)/bin/python -m benchmarks.matrix_functions
 	$(VENV)/bin/python -m benchmarks.training_step
 	$(VENV)/bin/python -m benchmarks.throughput
+	$(VENV)/bin/python -m benchmarks.eigsh
+	$(VENV)/bin/python -m benchmarks.spd
 	$(VENV)/bin/python -m benchmarks.accuracy
+	$(VENV)/bin/python -m benchmarks.gaps
 	$(VENV)/bin/python -m benchmarks.evaluation --reduced
 	for dtype in float32 float64; do for threads in 1 2; do \
 		$(VENV)/bin/python -m benchmarks.native $$dtype $$threads || exit 1; done; done

@@ -1,129 +1,37 @@
 """Accuracy of matrix functions and their gradients, against arithmetic of many digits.
 
 Spectra by methods by precisions: each figure is the largest relative error (in the Frobenius norm) over a few random
-matrices of size 8; `nan` says that the result was no number. The floating-point matrix is taken
-as exact, so what is measured is the method, not its input. Ours decomposes small matrices in single precision through
-double, but for batches that the compiled kernel takes, whose eigenvectors it corrects. Peers that are not installed are
-left out: `pip install torchspd spd_learn xitorch pyriemann` brings all of them.
+matrices of size 8; `nan` says that the result was no number. For `polar`, the unitary factor, spectra are singular
+values of general matrices. The floating-point matrix is taken as exact, so what is measured is the method, not its
+input. Ours decomposes small matrices in single precision through double, but for batches that the compiled kernel
+takes, whose eigenvectors it corrects. Peers that are not installed are left out: `pip install torchspd spd_learn
+xitorch pyriemann` brings all of them; `matrix_sqrth` and `polar` among torch's own come with torch 2.14.
 """
 
 import csv
-import importlib
+import functools
 import importlib.metadata
 import io
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import eigengrad as eg
+from benchmarks.accuracy_methods import METHODS, OWN, POWER, SCALARS, MatrixFunction, N
 from benchmarks.timing import RESULTS, provenance, write
 from tests import oracle
 
-N, DRAWS, POWER = 8, 5, 0.3
+DRAWS = 5
+QUANTITIES = ("value", "gradient", "second")
+SECOND = {"sqrtm": -0.25, "inv_sqrtm": 0.75, "logm": -1.0, "expm": 1.0, "powm": POWER * (POWER - 1)}
+"""Second derivatives of the scalar functions at 1; at 0 of the exponential."""
 LUCK = 1.1
 """Errors within this factor count as equal: rounding decides between them."""
-
-MatrixFunction = Callable[[Tensor], Tensor]
-SCALARS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sqrtm": torch.sqrt,
-    "inv_sqrtm": torch.rsqrt,
-    "logm": torch.log,
-    "expm": torch.exp,
-    "powm": lambda x: x**POWER,
-}
-
-
-def ours() -> dict[str, MatrixFunction]:
-    """eigengrad."""
-    return {
-        "sqrtm": eg.sqrtm,
-        "inv_sqrtm": eg.inv_sqrtm,
-        "logm": eg.logm,
-        "expm": eg.expm,
-        "powm": lambda A: eg.powm(A, POWER),
-    }
-
-
-def ours_in_a_batch() -> dict[str, MatrixFunction]:
-    """eigengrad on 16 copies, which is enough for the compiled kernel where it was built."""
-    return {name: lambda A, f=f: f(A.expand(16, N, N))[0] for name, f in ours().items()}
-
-
-def by_torch() -> dict[str, MatrixFunction]:
-    """Autograd through ``torch.linalg.eigh``."""
-
-    def through(f: Callable[[Tensor], Tensor]) -> MatrixFunction:
-        def function(A: Tensor) -> Tensor:
-            L, V = torch.linalg.eigh(A)
-            return (V * f(L)) @ V.mT
-
-        return function
-
-    return {name: through(f) for name, f in SCALARS.items()}
-
-
-def by_matrix_exp() -> dict[str, MatrixFunction]:
-    """``torch.linalg.matrix_exp``: scaling and squaring, no eigenvectors."""
-    return {"expm": torch.linalg.matrix_exp}
-
-
-def by_torchspd() -> dict[str, MatrixFunction]:
-    """torchspd's closed forms, which want a batch."""
-    peer = importlib.import_module("torchspd")
-    functions = {"sqrtm": peer.sqrtm, "inv_sqrtm": peer.invsqrtm, "logm": peer.logm, "expm": peer.expm}
-    batched = {**functions, "powm": lambda A: peer.powm(A, POWER)}
-    return {name: lambda A, f=f: f(A.unsqueeze(0)).squeeze(0) for name, f in batched.items()}
-
-
-def by_spd_learn() -> dict[str, MatrixFunction]:
-    """spd_learn's closed forms."""
-    peer = importlib.import_module("spd_learn.functional")
-    return {
-        "sqrtm": peer.matrix_sqrt.apply,
-        "inv_sqrtm": peer.matrix_inv_sqrt.apply,
-        "logm": peer.matrix_log.apply,
-        "expm": peer.matrix_exp.apply,
-        "powm": lambda A: peer.matrix_power.apply(A, torch.tensor(POWER, dtype=A.dtype)),
-    }
-
-
-def by_xitorch() -> dict[str, MatrixFunction]:
-    """Autograd through xitorch's symeig, which masks degenerate pairs."""
-    peer = importlib.import_module("xitorch")
-    linalg = importlib.import_module("xitorch.linalg")
-
-    def through(f: Callable[[Tensor], Tensor]) -> MatrixFunction:
-        def function(A: Tensor) -> Tensor:
-            L, V = linalg.symeig(peer.LinearOperator.m(A, is_hermitian=True), method="exacteig")
-            return (V * f(L)) @ V.mT
-
-        return function
-
-    return {name: through(f) for name, f in SCALARS.items()}
-
-
-def by_pyriemann() -> dict[str, MatrixFunction]:
-    """pyRiemann, made for values; its gradients are those of autograd through it."""
-    peer = importlib.import_module("pyriemann.geometry.base")
-    functions = {"sqrtm": peer.sqrtm, "inv_sqrtm": peer.invsqrtm, "logm": peer.logm, "expm": peer.expm}
-    return {**functions, "powm": lambda A: peer.powm(A, POWER)}
-
-
-OWN = ("ours", "ours in a batch")
-METHODS: dict[str, Callable[[], dict[str, MatrixFunction]]] = {
-    "ours": ours,
-    "ours in a batch": ours_in_a_batch,
-    "torch eigh": by_torch,
-    "torch matrix_exp": by_matrix_exp,
-    "torchspd": by_torchspd,
-    "spd_learn": by_spd_learn,
-    "xitorch": by_xitorch,
-    "pyriemann": by_pyriemann,
-}
 
 
 def spectra(name: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -146,49 +54,84 @@ def errors(function: MatrixFunction, A: Tensor, G: Tensor, value: Tensor, gradie
         actual_gradient = torch.autograd.grad(actual, A, G)[0]
     except torch.linalg.LinAlgError:
         return math.nan, math.nan
+    if torch.equal(A, A.mT):
+        actual, actual_gradient = _symmetric(actual), _symmetric(actual_gradient)
     return relative_error(actual, value), relative_error(actual_gradient, gradient)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """In float64, and at a scale where squares are numbers."""
     size = expected.abs().max()
-    symmetric = (actual.detach() + actual.detach().mT).double() / 2
-    return float((symmetric / size - expected / size).norm() / (expected / size).norm())
+    return float((actual.detach().double() / size - expected / size).norm() / (expected / size).norm())
 
 
-def measure(methods: dict[str, dict[str, MatrixFunction]]) -> list[dict[str, str | float]]:
+def error_of_second(name: str, function: MatrixFunction, D: Tensor, G: Tensor) -> float:
+    """Of the second derivative at the identity (of ``expm``, at zero), where all eigenvalues meet, along D.
+
+    It is ``f''(1) D^2`` for symmetric D; of the polar factor, with D = K + S, antisymmetric and symmetric, it is
+    ``K^2 - K S - S K``, from ``W^T W = I`` and ``W P = I + D`` to second order.
+    """
+    if name == "polar":
+        S, K = _symmetric(D), (D - D.mT) / 2
+        exact = (K @ K - K @ S - S @ K).double()
+    else:
+        D = _symmetric(D)
+        exact = SECOND[name] * (D @ D).double()
+    origin = torch.zeros_like(D) if name == "expm" else torch.eye(N, dtype=D.dtype)
+    t = torch.zeros((), dtype=D.dtype, requires_grad=True)
+    try:
+        first = torch.autograd.grad((function(origin + t * D) * G).sum(), t, create_graph=True)[0]
+        second = torch.autograd.grad(first, t)[0]
+    except RuntimeError:  # once differentiable
+        return math.nan
+    return float((second.double() - (exact * G).sum()).abs() / (exact.norm() * G.double().norm()))
+
+
+def measure(methods: dict[str, dict[str, MatrixFunction]]) -> list[dict[str, Any]]:
     """One row for each function, precision, spectrum and method."""
     generator, rows = torch.Generator().manual_seed(0), []
-    for name in SCALARS:
+    for name in (*SCALARS, "polar"):
         for dtype in (torch.float64, torch.float32):
             for label, L in spectra(name, dtype):
                 worst = {method: (0.0, 0.0) for method, functions in methods.items() if name in functions}
                 for _ in range(DRAWS):
-                    L_drawn = L.log() if name == "expm" else L
-                    # To the last bit, a tie is one of a diagonal matrix; draws permute it.
-                    A = (
-                        L_drawn[torch.randperm(N, generator=generator)].diag()
-                        if label == "tie"
-                        else eg.testing.hermitian(L_drawn, generator=generator)
-                    ).to(dtype)
+                    A = matrix(name, label, L, generator).to(dtype)
                     G = torch.randn(N, N, generator=generator, dtype=torch.float64).to(dtype)
                     expected = oracle.value_and_gradient(name, A.double(), G.double())
                     for method, largest in worst.items():
                         found = errors(methods[method][name], A, G, *expected)
                         worst[method] = (_largest(largest[0], found[0]), _largest(largest[1], found[1]))
                 progress(f"{name} {dtype} {label}")
-                for method, (of_value, of_gradient) in worst.items():
-                    rows.append(
-                        {
-                            "function": name,
-                            "dtype": str(dtype).removeprefix("torch."),
-                            "spectrum": label,
-                            "method": method,
-                            "value": of_value,
-                            "gradient": of_gradient,
-                        }
-                    )
+                rows += [row(name, dtype, label, method, *largest) for method, largest in worst.items()]
+            directions = torch.randn(DRAWS, 2, N, N, generator=generator).to(dtype)
+            for method, functions in methods.items():
+                if name in functions:
+                    seconds = [error_of_second(name, functions[name], *direction) for direction in directions]
+                    rows.append(row(name, dtype, "identity", method, second=functools.reduce(_largest, seconds)))
     return rows
+
+
+def matrix(name: str, label: str, L: Tensor, generator: torch.Generator) -> Tensor:
+    """With these eigenvalues, or singular values. To the last bit, a tie is one of a diagonal; draws permute it."""
+    L = L.log() if name == "expm" else L
+    if label == "tie":
+        A = L[torch.randperm(N, generator=generator)].diag()
+        return A[:, torch.randperm(N, generator=generator)] if name == "polar" else A
+    A = eg.testing.hermitian(L, generator=generator)
+    if name == "polar":
+        A = A @ torch.linalg.qr(torch.randn(N, N, generator=generator, dtype=A.dtype)).Q
+    return A
+
+
+def row(name: str, dtype: torch.dtype, spectrum: str, method: str, *errors: float, **second: float) -> dict[str, Any]:
+    """Of the file; either value and gradient, or the second derivative."""
+    value, gradient = errors or ("", "")
+    place = {"function": name, "dtype": str(dtype).removeprefix("torch."), "spectrum": spectrum, "method": method}
+    return {**place, "value": value, "gradient": gradient, "second": second.get("second", "")}
+
+
+def _symmetric(A: Tensor) -> Tensor:
+    return (A + A.mT) / 2
 
 
 def _largest(a: float, b: float) -> float:
@@ -201,17 +144,22 @@ def progress(text: str) -> None:
         print(f"\r{text:60}", end="", file=sys.stderr)
 
 
-def table(rows: list[dict[str, str | float]], methods: list[str]) -> str:
-    """The gradients' errors as Markdown; the smallest of a row is bold."""
+def cells_of(rows: list[dict[str, Any]], quantity: str) -> dict[tuple[str, ...], dict[str, float]]:
+    """Errors by function, precision and spectrum, then by method."""
     cells: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
-        key = (str(row["function"]), str(row["dtype"]), str(row["spectrum"]))
-        cells.setdefault(key, {})[str(row["method"])] = float(row["gradient"])
+        if row[quantity] != "":
+            cells.setdefault((row["function"], row["dtype"], row["spectrum"]), {})[row["method"]] = row[quantity]
+    return cells
+
+
+def table(rows: list[dict[str, Any]], quantity: str, methods: list[str]) -> str:
+    """Errors as Markdown; the smallest of a row is bold."""
     lines = [
         "| function | precision | spectrum | " + " | ".join(methods) + " |",
         "|---" * (3 + len(methods)) + "|",
     ]
-    for key, found in cells.items():
+    for key, found in cells_of(rows, quantity).items():
         best = min((error for error in found.values() if not math.isnan(error)), default=math.nan)
         shown = [
             ""
@@ -225,16 +173,15 @@ def table(rows: list[dict[str, str | float]], methods: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def behind(rows: list[dict[str, str | float]]) -> list[str]:
-    """The cells where a peer's value or gradient is more accurate than ours by more than luck, and by how much."""
+def behind(rows: list[dict[str, Any]]) -> list[str]:
+    """The cells where a peer is more accurate than ours by more than luck and a unit of rounding, and by how much."""
     found = []
-    for quantity in ("value", "gradient"):
-        cells: dict[tuple[str, ...], dict[str, float]] = {}
-        for row in rows:
-            key = (str(row["function"]), str(row["dtype"]), str(row["spectrum"]))
-            cells.setdefault(key, {})[str(row["method"])] = float(row[quantity])
-        for key, errors in cells.items():
-            numbers = {method: math.inf if math.isnan(error) else error for method, error in errors.items()}
+    for quantity in QUANTITIES:
+        for key, errors in cells_of(rows, quantity).items():
+            rounding = torch.finfo(getattr(torch, key[1])).eps
+            numbers = {
+                method: math.inf if math.isnan(error) else max(error, rounding) for method, error in errors.items()
+            }
             best = min(numbers.keys() - OWN, key=numbers.__getitem__)
             found += [
                 f"{', '.join(key)}: {quantity} of {own} {numbers[own]:.2e}, of {best} {numbers[best]:.2e}"
@@ -257,14 +204,16 @@ def main() -> None:
         if method in ("torchspd", "spd_learn", "xitorch", "pyriemann"):
             versions[method] = importlib.metadata.version(method)
     rows = measure(methods)
-    text = table(rows, list(methods))
+    text = table(rows, "gradient", list(methods))
+    second = table(rows, "second", list(methods))
     exceptions = behind(rows)
-    print(text)
+    print(text, second, sep="\n")
     print("a peer is more accurate, by more than a tenth, in:", *exceptions or ["no cell"], sep="\n  ")
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "value": f"{row['value']:.2e}", "gradient": f"{row['gradient']:.2e}"} for row in rows)
+    figures = ({quantity: f"{row[quantity]:.2e}" for quantity in QUANTITIES if row[quantity] != ""} for row in rows)
+    writer.writerows({**row, **rounded} for row, rounded in zip(rows, figures, strict=True))
     write(RESULTS / "accuracy.csv", buffer.getvalue())
     listed = "\n".join(f"* {line}" for line in exceptions) or "* no cell"
     said = "\n".join(f"* {key}: {value}" for key, value in {**provenance("accuracy"), **versions}.items())
@@ -272,6 +221,11 @@ def main() -> None:
         "# Relative error of gradients of matrix functions",
         (__doc__ or "").split("\n\n", 1)[1].strip(),
         text.strip(),
+        "## Second derivatives",
+        "At the identity (of `expm`, at zero), where all eigenvalues meet, along random directions; `nan` stands for "
+        "no second derivative, too.",
+        second.strip(),
+        "## Where a peer is ahead",
         "The smallest error of a row is bold. By more than a tenth, a peer is more accurate than ours in:",
         listed,
         said,

@@ -28,7 +28,7 @@ from eigengrad.matrix_functions import (
 from eigengrad.nn.functional import denoise, pool_covariance, whiten
 from eigengrad.svd import svd
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Clipped",

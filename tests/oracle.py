@@ -29,7 +29,12 @@ def scalar_functions() -> dict[str, tuple[Scalar, Scalar]]:
 
 
 def value_and_gradient(name: str, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(A)`` and the cotangent of Hermitian ``A (n, n)`` for the cotangent G of ``f(A)``, rounded to float64."""
+    """``f(A)`` and the cotangent of Hermitian ``A (n, n)`` for the cotangent G of ``f(A)``, rounded to float64.
+
+    For ``"polar"``, of any square real A, ``f(A)`` is the orthogonal factor.
+    """
+    if name == "polar":
+        return _polar_and_gradient(A, G)
     with mpmath.workdps(DIGITS):
         function, derivative = scalar_functions()[name]
         L, V = mpmath.eigsy(_exact(A)) if not A.is_complex() else mpmath.eighe(_exact(A))
@@ -44,6 +49,18 @@ def value_and_gradient(name: str, A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]
                 rotated[i, j] *= derivative(L[i]) if tied else (f[i] - f[j]) / (L[i] - L[j])
         value = V * mpmath.diag(f) * V.H
         return _rounded(value, A.is_complex()), _rounded(V * rotated * V.H, A.is_complex())
+
+
+def _polar_and_gradient(A: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    """``U V^T`` of ``A = U S V^T``, and ``U (X / (s_i + s_j)) V^T`` with ``X = U^T G V - V^T G^T U``."""
+    with mpmath.workdps(DIGITS):
+        U, S, Vh = mpmath.svd_r(_exact(A))
+        inner = U.T * _exact(G) * Vh.T
+        skew = inner - inner.T
+        for i in range(len(S)):
+            for j in range(len(S)):
+                skew[i, j] /= S[i] + S[j]
+        return _rounded(U * Vh, False), _rounded(U * skew * Vh, False)
 
 
 def _exact(A: Tensor) -> mpmath.matrix:

@@ -43,14 +43,6 @@ def test_own_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(line.split()[-2].removesuffix("%")) > 60 for line in (half, paper))
 
 
-def test_paper_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the paper says: the exact gradient fails, the bounded ones train."""
-    exact, *bounded = run("paper_in_one_file.py", capsys)
-    assert exact.startswith("exact")
-    assert "failed at step" in exact
-    assert all(float(line.split("%")[0].split()[-1]) < 10 for line in bounded)
-
-
 def test_every_example_is_tested() -> None:
     source = Path(__file__).read_text()
     assert all(f'"{path.name}"' in source for path in EXAMPLES.glob("*.py"))

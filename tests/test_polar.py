@@ -1,5 +1,6 @@
 """polar and procrustes: finite differences at ties, the fit against brute force, reflections, degenerate points."""
 
+import oracle
 import pytest
 import torch
 from spectra import relative_error
@@ -194,3 +195,15 @@ def test_procrustes_of_points_in_one_place(dtype: torch.dtype, generator: torch.
         fit = eg.procrustes(X, torch.randn(6, 3, dtype=dtype, generator=generator), scaling=True)
         assert torch.equal(fit.rotation, torch.eye(3, dtype=dtype)) and fit.scale == 1
         assert not torch.autograd.grad(fit.rotation.sum() + fit.scale, X)[0].any()
+
+
+@pytest.mark.parametrize("S", [[2.0, 2.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1e-4, 1e-8], [1e100, 2e100, 3e100]])
+def test_against_many_digits(S: list[float], generator: torch.Generator) -> None:
+    frames = torch.linalg.qr(torch.randn(2, 3, 3, dtype=torch.float64, generator=generator)).Q
+    A = (frames[0] * torch.tensor(S, dtype=torch.float64) @ frames[1]).requires_grad_()
+    G = torch.randn(3, 3, dtype=torch.float64, generator=generator)
+    value, gradient = oracle.value_and_gradient("polar", A.detach(), G)
+    actual = eg.polar(A).unitary
+    condition = max(S) / min(S)
+    assert (actual - value).norm() < 1e-14 * condition
+    assert (torch.autograd.grad(actual, A, G)[0] - gradient).norm() < 1e-14 * condition * gradient.norm()

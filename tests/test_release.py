@@ -27,6 +27,8 @@ def index_readme() -> object:
 def test_one_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == eg.__version__
+    date = re.search(r"^date-released: (.+)$", citation, re.MULTILINE)[1]
+    assert f"## [{eg.__version__}] - {date}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
 
 
@@ -63,8 +65,10 @@ def test_the_table_of_versions_of_torch(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(compatibility, "ROOT", tmp_path)
     (tmp_path / "results").mkdir()
     empty = dict.fromkeys(compatibility.COLUMNS, "")
-    compatibility.write([empty | {"torch": "2.11.0", "passed": "12"}, empty | {"torch": "2.14.1", "note": "none"}])
-    table = (tmp_path / "results" / "compatibility.csv").read_text().splitlines()
-    assert table == ["torch,python,kernel,passed,failed,skipped,note", "2.11.0,,,12,,,", "2.14.1,,,,,,none"]
-    assert "| 2.11.0 |  |  | 12 |" in (tmp_path / "results" / "compatibility.md").read_text()
+    compatibility.write([empty | {"torch": "2.9.0", "passed": "12"}, empty | {"torch": "2.14.1", "note": "none"}])
+    compatibility.write([empty | {"torch": "2.14.1", "passed": "13"}])  # another day
+    header, *table = (tmp_path / "results" / "compatibility.csv").read_text().splitlines()
+    assert header == ",".join(compatibility.COLUMNS)
+    assert table == ["2.9.0,,,12,,,,,", "2.14.1,,,13,,,,,"]
+    assert "| 2.14.1 |  |  | 13 |" in (tmp_path / "results" / "compatibility.md").read_text()
     assert all((Path(__file__).parent.parent / path).exists() for path in compatibility.SELECTION)

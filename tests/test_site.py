@@ -1,5 +1,7 @@
 """The site's sources are whole: every public name has a place, every thread its reproducer, every link its target."""
 
+import csv
+import math
 import re
 import sys
 from pathlib import Path
@@ -39,6 +41,7 @@ def test_links_lead_somewhere(page: Path, tmp_path: Path) -> None:
         "_generated/changes.md",
         "gallery/index.rst",
     }
+    made |= {f"gallery/{path.parent.name}/{path.stem}.rst" for path in (ROOT / "examples").glob("*/*.py")}
     made |= {f"_generated/api-{concept.slug}.md" for concept in api.CONCEPTS}
     missing = {
         target
@@ -62,6 +65,9 @@ def test_threads_have_reproducers() -> None:
         assert section.startswith("[")
         assert re.search(r"^\*\*(Solved|In part)", section, re.MULTILINE), section[:60]
         assert ">>> " in section, section[:60]
+        theirs = re.search(r"torch\.(linalg\b|lobpcg)|by_eigh\(|by_svd\(|by_eigenvalues\(|theirs\)", section)
+        assert theirs or "**In part.** ONNX" in section, section[:60]
+    assert len(re.findall(r"^\* \[", text.split("## Not solved")[1], re.MULTILINE)) >= 4
 
 
 def test_measured_pages_hold_what_the_files_hold() -> None:
@@ -70,12 +76,60 @@ def test_measured_pages_hold_what_the_files_hold() -> None:
     assert all(row.split(",")[0] in accuracy for row in rows)
     assert accuracy.count("**nan**") == 0
     assert "| holds |" in speed or "| fails |" in speed
+    commit = re.search(r"^\* commit: (\w+)$", (ROOT / "results" / "accuracy.md").read_text(), re.MULTILINE)[1]
+    assert f"commit {commit}" in accuracy
+
+
+def test_the_readme_says_what_the_file_says() -> None:
+    with (ROOT / "results" / "accuracy.csv").open() as file:
+        measured = {tuple(row[key] for key in list(row)[:4]): row for row in csv.DictReader(file)}
+    places = {
+        "gap 1e-6": ("gap 1e-6", "gap 1e-6", "gradient"),
+        "exact tie": ("tie", "tie", "gradient"),
+        "scale 1e-100 / 1e-15": ("gap 1e-3, scale 1e-100", "gap 1e-3, scale 1e-15", "gradient"),
+        "second derivative, identity": ("identity", "identity", "second"),
+    }
+    methods = ("ours", "torch eigh", "torchspd", "spd_learn", "xitorch", "pyriemann")
+    lines = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    for label, (double, single, quantity) in places.items():
+        for method, said in zip(methods, lines[label].split(" | "), strict=True):
+            for dtype, spectrum, figure in zip(
+                ("float64", "float32"), (double, single), said.split(" / "), strict=True
+            ):
+                exact = float(measured["logm", dtype, spectrum, method][quantity])
+                assert math.isclose(float(figure), float(f"{exact:.0e}")) or math.isnan(float(figure) + exact)
+
+
+def test_the_table_of_rules_says_what_the_file_says() -> None:
+    """Up to a factor of 3, since what is left of rounding differs between machines."""
+    page, file = (DOCS / "choosing.md").read_text(), (ROOT / "results" / "gaps.md").read_text()
+    gaps = re.search(r"^\| gap \| (.+) \|$", page, re.MULTILINE)[1].split(" | ")
+    heading = re.search(r"^\| precision .*", file, re.MULTILINE)[0].strip("| ").split(" | ")
+    columns = [column.removeprefix("gap ") for column in heading]
+    for rule in ("Lorentzian()", "Exact()", "PowerIteration(19)", "PowerIteration(1000)", "Taylor(9)"):
+        said = re.search(rf"^\| `{re.escape(rule)}` \| (\S+ \| .+) \|$", page, re.MULTILINE)[1].split(" | ")
+        measured = re.search(rf"^\| float64 \| three \| `{re.escape(rule)}`.*", file, re.MULTILINE)[0]
+        measured = measured.strip("| ").split(" | ")
+        for gap, figure in zip(gaps, said, strict=True):
+            (place,) = (k for k, column in enumerate(columns) if k > 2 and math.isclose(float(column), float(gap)))
+            ratio = float(figure) / float(measured[place])
+            assert 1 / 3 <= ratio <= 3 or figure == "nan" == measured[place], (rule, gap)
 
 
 def test_results_are_linked_as_the_site_has_them() -> None:
     source = ["see [the table](../../results/a.csv), [code](../../eigengrad/eigh.py), [a page](../choosing.md)"]
     repository.rewrite(None, "_generated/speed", source)
     assert source == ['see <a href="../results/a.csv">the table</a>, code, [a page](../choosing.md)']
+
+
+def test_names_are_linked_and_code_is_left_alone() -> None:
+    text = "`eg.eigh(A, k)` and `eg.nothing`\n\n```python\n>>> `eg.eigh`\n1\n\n```\nor `eg.nn.fold`"
+    source = [text]
+    repository.rewrite(None, "choosing", source)
+    assert source == [
+        "{py:obj}`eg.eigh(A, k) <eigengrad.eigh>` and `eg.nothing`\n\n```python\n>>> `eg.eigh`\n1\n```\n"
+        "or {py:obj}`eg.nn.fold <eigengrad.nn.fold>`"
+    ]
 
 
 def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def write(folder: Path) -> None:
     _write(
         folder / "api.md",
         f"# Every public name\n\n{total} names of eigengrad {eigengrad.__version__}, by concept.\n\n"
-        f"```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n",
+        f"```{{toctree}}\n:maxdepth: 2\n\n{listing}\n```\n",
     )
 
 

@@ -5,9 +5,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 __all__ = ["accuracy", "speed", "write"]
 
-METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch matrix_exp")
+METHODS_FIRST = ("ours", "ours in a batch", "torch eigh", "torch svd", "torch's own")
+BENCHMARKS = {
+    "eigh": "`eigh`, forward and backward",
+    "matrix_functions": "Functions of a matrix, forward and backward",
+    "eigsh": "A few eigenpairs of a large operator",
+    "spd": "The geometry of covariances",
+    "whitening": "The whitening layer",
+    "training_step": "A training step",
+    "throughput": "Throughput",
+}
+SECOND = (
+    "At the identity (of `expm`, at zero), where all eigenvalues meet; `nan` stands for no number and for no second "
+    "derivative."
+)
+OTHERS = ("torchspd", "spd_learn", "xitorch", "pyriemann")
 
 
 def write(results: Path, folder: Path) -> None:
@@ -18,6 +34,7 @@ def write(results: Path, folder: Path) -> None:
         path = folder / f"{name}.md"
         if not path.exists() or path.read_text() != page:
             path.write_text(page)
+    picture(results, folder / "speed.svg")
 
 
 def accuracy(results: Path) -> str:
@@ -29,29 +46,43 @@ def accuracy(results: Path) -> str:
         "# Accuracy",
         "",
         "Largest relative error of the gradient over a few random 8 x 8 matrices, against arithmetic of many digits; "
-        "`nan` says that the result was no number. The least of a row is bold. Made from "
-        "[results/accuracy.csv](../../results/accuracy.csv) by `python -m benchmarks.accuracy`.",
+        "`nan` says that the result was no number. The least of a row is bold, ours or not. Torch's own functions are "
+        "`matrix_exp`, and `matrix_sqrth` and `polar` of torch 2.14. Made from "
+        "[results/accuracy.csv](../../results/accuracy.csv), measured with "
+        f"{_provenance(_listed(results / 'accuracy.md'))}.",
         "",
     ]
-    for function in dict.fromkeys(row["function"] for row in rows):
+    gradients = [row for row in rows if row["gradient"]]
+    for function in dict.fromkeys(row["function"] for row in gradients):
         lines += [f"## `{function}`", ""]
-        for dtype in dict.fromkeys(row["dtype"] for row in rows if row["function"] == function):
-            cells = {
-                (row["spectrum"], row["method"]): row["gradient"]
-                for row in rows
-                if row["function"] == function and row["dtype"] == dtype
-            }
-            shown = [method for method in methods if any(method == other for _, other in cells)]
-            lines += [f"**{dtype}**", "", _row(["spectrum", *shown]), "|" + "---|" * (len(shown) + 1)]
-            for spectrum in dict.fromkeys(spectrum for spectrum, _ in cells):
-                errors = [cells.get((spectrum, method), "") for method in shown]
-                least = min((float(error) for error in errors if error and error != "nan"), default=None)
-                lines.append(_row([spectrum, *(_bold(error, least) for error in errors)]))
-            lines.append("")
+        for dtype in dict.fromkeys(row["dtype"] for row in gradients):
+            chosen = [row for row in gradients if (row["function"], row["dtype"]) == (function, dtype)]
+            lines += [f"**{dtype}**", "", *_errors(chosen, "spectrum", "gradient", methods), ""]
+    seconds = [row | {"of": f"`{row['function']}`, {row['dtype']}"} for row in rows if row["second"]]
+    lines += ["## Second derivatives", "", SECOND, ""]
+    lines += [*_errors(seconds, "of", "second", methods), ""]
     for name in ("gaps.md", "compatibility.md"):
         if (results / name).exists():
             lines += [(results / name).read_text().replace("\n## ", "\n### ").replace("# ", "## ", 1), ""]
     return "\n".join(lines)
+
+
+def _errors(rows: list[dict[str, str]], line: str, quantity: str, methods: list[str]) -> list[str]:
+    """A table of ``quantity``: a line for each value of ``line``, a column for each method that has any."""
+    cells = {(row[line], row["method"]): row[quantity] for row in rows}
+    shown = [method for method in methods if any(method == other for _, other in cells)]
+    table = [_row([line.replace("of", "function"), *shown]), "|" + "---|" * (len(shown) + 1)]
+    for label in dict.fromkeys(label for label, _ in cells):
+        errors = [cells.get((label, method), "") for method in shown]
+        least = min((float(error) for error in errors if error and error != "nan"), default=None)
+        table.append(_row([label, *(_bold(error, least) for error in errors)]))
+    return table
+
+
+def _listed(page: Path) -> dict[str, str]:
+    """The provenance that ends a page of results, one ``* key: value`` a line."""
+    lines = [line.removeprefix("* ") for line in page.read_text().split("\n\n")[-1].strip().splitlines()]
+    return dict(line.split(": ", 1) for line in lines)
 
 
 def speed(results: Path) -> str:
@@ -63,9 +94,11 @@ def speed(results: Path) -> str:
         "Ratios of times, ours to the rival's, taken side by side in one process: below 1, ours is faster. Absolute "
         "times are one machine's alone and stand in the files.",
         "",
-        f"Measured with {_provenance(calls['provenance'])}.",
+        "![All ratios, a line for each benchmark](speed.svg)",
         "",
         "## What is claimed of calls",
+        "",
+        f"Measured with {_provenance(calls['provenance'])}.",
         "",
         "From [results/calls.json](../../results/calls.json); all cells: [results/calls.md](../../results/calls.md). "
         "A claim that fails somewhere says so.",
@@ -76,40 +109,49 @@ def speed(results: Path) -> str:
     for claim in calls["claims"]:
         verdict, _, text = claim.partition(": ")
         lines.append(_row([verdict.lower(), text]))
-    for name, title in (
-        ("eigh", "`eigh`, forward and backward"),
-        ("matrix_functions", "Functions of a matrix, forward and backward"),
-        ("whitening", "The whitening layer"),
-        ("training_step", "A training step"),
-        ("throughput", "Throughput"),
-        ("evaluation", "Layers in evaluation"),
-    ):
-        path = results / f"{name}.json"
-        if path.exists():
-            content = json.loads(path.read_text())
-            table = list(_ratios(content.get("measured", {})))
-            if table:
-                lines += [
-                    "",
-                    f"## {title}",
-                    "",
-                    f"From [results/{name}.json](../../results/{name}.json), measured with ",
-                ]
-                lines[-1] += f"{_provenance(content['provenance'])}."
-                lines += ["", "| case | rival | ratio | quartiles |", "|---|---|---|---|", *table]
+    for name, title in BENCHMARKS.items():
+        provenance, ratios = _measured(results, name)
+        if ratios:
+            lines += ["", f"## {title}", "", f"From [results/{name}.json](../../results/{name}.json), measured with "]
+            lines[-1] += f"{_provenance(provenance)}."
+            values = [ratio for _, _, ratio, _ in ratios]
+            quicker, said = sum(ratio < 1 for ratio in values), f"{len(ratios)} ratios"
+            said = f"All {said}: ours is faster in {quicker}; {min(values):.3g} at best, {max(values):.3g} at worst"
+            table = [_row([case, rival, f"{ratio:.3g}", quartiles]) for case, rival, ratio, quartiles in ratios]
+            lines += ["", f"<details><summary>{said}</summary>", ""]
+            lines += ["| case | rival | ratio | quartiles |", "|---|---|---|---|", *table, "", "</details>"]
     if (results / "native.png").exists():
         lines += ["", "## The kernel alone", "", "![Speed of the kernel against LAPACK](../../results/native.png)", ""]
     return "\n".join(lines) + "\n"
 
 
-def _ratios(measured: dict[str, Any]) -> list[str]:
-    return [
-        _row([case, rival, f"{cell['ratio']:.3g}", _quartiles(cell)])
-        for case, rivals in measured.items()
-        if isinstance(rivals, dict)
-        for rival, cell in rivals.items()
+def picture(results: Path, path: Path) -> None:
+    """All ratios of the page Speed, a line for each benchmark."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axis = figure.subplots()
+    titles = []
+    for name, title in reversed(BENCHMARKS.items()):
+        ratios = [ratio for _, _, ratio, _ in _measured(results, name)[1]]
+        if ratios:
+            axis.plot(sorted(ratios), [len(titles)] * len(ratios), "|", ms=16, mew=1.5, color="#0b5e55", alpha=0.6)
+            titles.append(title.replace("`", ""))
+    axis.axvline(1, color="#7a1f1f", lw=1)
+    axis.set(xscale="log", yticks=range(len(titles)), yticklabels=titles, xlabel="ours to the rival's: faster | slower")
+    axis.xaxis.set_major_formatter("{x:g}")
+    figure.savefig(path)
+
+
+def _measured(results: Path, name: str) -> tuple[dict[str, Any], list[tuple[str, str, float, str]]]:
+    """A benchmark's provenance, and case, rival, ratio and quartiles of each measurement."""
+    path = results / f"{name}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"provenance": {}, "measured": {}}
+    found = [
+        (case, rival, cell["ratio"], _quartiles(cell))
+        for case, rivals in content["measured"].items()
+        for rival, cell in (rivals.items() if isinstance(rivals, dict) else ())
         if isinstance(cell, dict) and isinstance(cell.get("ratio"), float)
     ]
+    return content["provenance"], found
 
 
 def _quartiles(cell: dict[str, Any]) -> str:
@@ -119,9 +161,15 @@ def _quartiles(cell: dict[str, Any]) -> str:
 
 
 def _provenance(provenance: dict[str, Any]) -> str:
-    said = [f"{key} {provenance[key]}" for key in ("eigengrad", "torch", "python") if key in provenance]
-    said += [f"{provenance['threads']} threads"] if "threads" in provenance else []
-    return ", ".join([f"`{provenance.get('command', '')}`", *said])
+    """The command, and of which state of the code and on which machine, as far as the file says."""
+    commit = provenance.get("commit")
+    said = [f"`{provenance.get('command', '')}`", f"eigengrad {provenance.get('eigengrad', '')}"]
+    said += [f"commit {commit}" if commit else "an earlier commit, which the file does not name"]
+    said += [f"{key} {provenance[key]}" for key in ("torch", "python", "kernel") if key in provenance]
+    said += [f"{key} {provenance[key]}" for key in OTHERS if key in provenance]
+    said += [str(provenance[key]) for key in ("processor",) if provenance.get(key)]
+    said += [f"{key} {provenance[key]}" for key in ("cores", "threads") if key in provenance]
+    return ", ".join(said)
 
 
 def _place(name: str, first: tuple[str, ...]) -> int:

@@ -1,7 +1,9 @@
-"""Links from a page to a file of the repository that is no page: the site carries a copy of ``results/``.
+"""Pages that read well in the repository, as the site wants them.
 
-In the repository a page says ``../results/x.csv``, which works there; on the site it becomes a link to that copy. A
-link to any other file outside ``docs/`` keeps its text alone.
+* ``../results/x.csv`` becomes a link to the site's copy of ``results/``; a link to any other file outside ``docs/``
+  keeps its text alone.
+* A public name, as in ``eg.eigh(A)``, becomes a link to its page.
+* The empty line that ends a doctest in Markdown goes.
 """
 
 import re
@@ -10,11 +12,16 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+from sitekit.api import public_names
+
 OUTSIDE = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<up>(?:\.\./)+)(?P<path>[^)\s]+)\)")
+
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+NAME = re.compile(r"(?<![`\[])`eg\.(?P<name>[\w.]+)(?P<call>\([^`]*\))?`(?!`)")
 
 
 def rewrite(app: Sphinx, page: str, source: list[str]) -> None:
-    """Change the links of one page, before it is parsed."""
+    """Change one page, before it is parsed."""
     depth = page.count("/")
 
     def replaced(link: re.Match[str]) -> str:
@@ -24,7 +31,18 @@ def rewrite(app: Sphinx, page: str, source: list[str]) -> None:
             return link["text"]
         return f'<a href="{"../" * depth}{link["path"]}">{link["text"].replace("`", "")}</a>'
 
-    source[0] = OUTSIDE.sub(replaced, source[0])
+    known = public_names()
+
+    def linked(code: re.Match[str]) -> str:
+        name = f"eigengrad.{code['name']}"
+        return f"{{py:obj}}{code[0][:-1]} <{name}>`" if name in known else code[0]
+
+    def prose(text: str) -> str:
+        return NAME.sub(linked, OUTSIDE.sub(replaced, text))
+
+    blocks = [block.replace("\n\n```", "\n```") for block in CODE.findall(source[0])]
+    between = [prose(text) for text in CODE.split(source[0])]
+    source[0] = "".join(part for pair in zip(between, [*blocks, ""], strict=True) for part in pair)
 
 
 def copy_results(app: Sphinx, error: Exception | None) -> None:

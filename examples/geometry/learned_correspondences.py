@@ -71,18 +71,19 @@ print(
     f"median error of the rotation: {curve[0]:.0f} degrees at first, {angle(fit.rotation, R).median():.1f} at the end"
 )
 
-figure = plt.figure(figsize=(11, 4), layout="constrained")
-axis = figure.add_subplot(1, 3, 1)
+figure = plt.figure(figsize=(12, 4.2), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
+axis = left.subplots()
 axis.semilogy(curve)
-axis.set_xlabel("step")
-axis.set_ylabel("median error of the rotation, degrees")
-for place, (title, moved) in enumerate({"before": X[0], "after the fit": X[0] @ fit.rotation[0].T}.items()):
-    axis = figure.add_subplot(1, 3, place + 2, projection="3d")
-    axis.scatter(*Y[0].T, s=40, facecolors="none", edgecolors="C0", label="Y")
-    axis.scatter(*moved.T, s=12, color="C1", label="X")
+axis.set(title="median error of the rotation, degrees", xlabel="step", yticks=(1, 10, 100), yticklabels=(1, 10, 100))
+shown = {"before": X[0], "after the fit": X[0] @ fit.rotation[0].T}
+for axis, (title, moved) in zip(right.subplots(1, 2, subplot_kw={"projection": "3d"}), shown.items(), strict=True):
+    axis.scatter(*Y[0].T, s=90, facecolors="none", edgecolors="tab:blue", label="Y")
+    axis.scatter(*moved.T, s=20, color="tab:orange", label="X, and its matches")
     for i, j in enumerate(P[0].argmax(1)):
-        axis.plot(*torch.stack([moved[i], Y[0, j]]).T, color="0.6", linewidth=0.7)
-    axis.set_title(title)
+        axis.plot(*torch.stack([moved[i], Y[0, j]]).T, color="tab:orange", linewidth=0.8)
+    axis.set(title=title)
     axis.set_axis_off()
-    axis.legend()
+    axis.set_box_aspect(None, zoom=1.5)
+right.axes[0].legend(loc="upper left")
 plt.show()

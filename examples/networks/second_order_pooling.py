@@ -73,11 +73,11 @@ for name, (head, features) in heads.items():
 
 figure = plt.figure(figsize=(10, 4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
-for place, label in enumerate((0, 1, 2)):
-    axis = left.add_subplot(2, 2, place + 1)
-    axis.imshow(test_images[test_labels == label][0, 0], cmap="gray")
-    axis.set_title(f"class {label}", fontsize=9)
-    axis.axis("off")
+for label, line in enumerate(left.subplots(3, 3)):
+    for axis, image in zip(line, test_images[test_labels == label], strict=False):
+        axis.imshow(image[0], cmap="cividis")
+        axis.set(xticks=[], yticks=[])
+    line[0].set_ylabel(f"class {label}")
 axis = right.add_subplot()
 for name, values in curves.items():
     axis.plot(range(6, 91, 6), values, "o-", label=name)

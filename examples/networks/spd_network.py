@@ -2,10 +2,11 @@
 A network on EEG-like covariances
 =================================
 
-A trial of an EEG is many channels over time; what tells two kinds of imagined movement apart is which sources
-oscillate more strongly: the covariance. Its size varies from trial to trial. An SPD network maps a covariance
-bilinearly to a smaller one, ``W C W^T``, takes its logarithm, and classifies that. The logarithm's gradient is
-exact for the equal eigenvalues that a freshly whitened covariance has.
+Imagine moving the left hand, the right hand or the feet, and a rhythm over the part of the brain that would move it
+grows weaker. What electrodes record is a mixture, louder in one trial than in the next; what tells the trials apart is
+in their covariance. An SPD network maps it bilinearly to a smaller one, ``W C W^T``, takes the logarithm, for which a
+louder trial is a shift, and classifies that. ``eg.logm`` and its gradient are exact for the equal eigenvalues
+that whitened covariances have. Simulated: 32 electrodes, 15 sources, three of which matter.
 """
 
 import matplotlib.pyplot as plt
@@ -14,75 +15,96 @@ from torch import Tensor, nn
 
 import eigengrad as eg
 
-CHANNELS, SOURCES, TIMES = 16, 16, 128
+CHANNELS, SOURCES, TIMES, SIZE, STEPS = 32, 15, 200, 8, 100
+CLASSES = {"right hand": (-0.5, 0.0), "left hand": (0.5, 0.0), "feet": (0.0, 0.1)}
 generator = torch.Generator().manual_seed(0)
-mixing = torch.randn(CHANNELS, SOURCES, generator=generator)
+
+
+def disc(count: int, radius: float) -> Tensor:
+    """Points ``(count, 2)``, as the seeds of a sunflower lie."""
+    index = torch.arange(count) + 0.5
+    distance, angle = radius * (index / count).sqrt(), torch.pi * (1 + 5**0.5) * index
+    return torch.stack([distance * angle.cos(), distance * angle.sin()], 1)
+
+
+electrodes = disc(CHANNELS, 0.95)
+sources = torch.cat([torch.tensor(list(CLASSES.values())), disc(SOURCES - 3, 0.8)])
+mixing = (-torch.cdist(electrodes, sources).square() / 0.15).exp()
 
 
 def trials(count: int) -> tuple[Tensor, Tensor]:
-    """Whitened covariances ``(count, CHANNELS, CHANNELS)`` of three classes: one source each is stronger."""
+    """Covariances ``(count, CHANNELS, CHANNELS)`` of trials, and what was imagined."""
     labels = torch.randint(3, (count,), generator=generator)
-    power = (torch.randn(count, 1, generator=generator) + 0.3 * torch.randn(count, SOURCES, generator=generator)).exp()
-    power[torch.arange(count), labels] *= 2
+    loudness = torch.randn(count, 1, generator=generator)
+    power = (loudness + 0.3 * torch.randn(count, SOURCES, generator=generator)).exp()
+    power[torch.arange(count), labels] *= 0.3
     signals = power.sqrt().unsqueeze(2) * torch.randn(count, SOURCES, TIMES, generator=generator)
-    signals = mixing @ signals
-    covariance = signals @ signals.mT / TIMES
-    whitening = eg.inv_sqrtm(covariance.mean(0))
-    return whitening @ covariance @ whitening, labels
+    signals = mixing @ signals + 0.1 * torch.randn(count, CHANNELS, TIMES, generator=generator)
+    return signals @ signals.mT / TIMES, labels
 
 
 class SPDNetwork(nn.Module):
-    """Bilinear map to ``size``, logarithm, linear classifier."""
+    """Bilinear map, logarithm, linear classifier."""
 
-    def __init__(self, size: int, logarithm: bool) -> None:
+    def __init__(self, logarithm: bool) -> None:
         super().__init__()
-        self.W = nn.Parameter(eg.polar(torch.randn(size, CHANNELS)).unitary)
-        self.linear = nn.Linear(size * (size + 1) // 2, 3)
+        self.W = nn.Parameter(torch.randn(SIZE, CHANNELS))
+        self.linear = nn.Linear(SIZE * SIZE, 3)
         self.logarithm = logarithm
-
-    def features(self, C: Tensor) -> Tensor:
-        """The upper triangle of the small matrix."""
-        W = eg.polar(self.W).unitary
-        small = W @ C @ W.mT
-        small = eg.logm(small) if self.logarithm else small
-        row, column = torch.triu_indices(*small.shape[-2:])
-        return small[:, row, column]
 
     def forward(self, C: Tensor) -> Tensor:
         """Logits ``(N, 3)``."""
-        return self.linear(self.features(C))
+        W = eg.polar(self.W).unitary  # orthonormal rows
+        small = W @ C @ W.mT
+        return self.linear((eg.logm(small) if self.logarithm else small).flatten(1))
+
+    def filters(self) -> Tensor:
+        """For each class the direction ``(3, CHANNELS)`` whose power speaks most against it."""
+        votes = self.linear.weight.view(3, SIZE, SIZE)
+        directions = eg.eigh((votes + votes.mT) / 2).eigenvectors[..., 0]
+        return directions @ eg.polar(self.W).unitary
 
 
 # %%
+# Training, on covariances whitened by their mean.
 
-train, test = trials(400), trials(1000)
+(train, labels), (test, truth) = trials(300), trials(600)
+whitening, colouring = eg.inv_sqrtm(train.mean(0)), eg.sqrtm(train.mean(0))
+train, test = (whitening @ C @ whitening for C in (train, test))
 curves, models = {}, {}
 for name, logarithm in (("logarithm", True), ("covariance itself", False)):
     torch.manual_seed(0)
-    model = SPDNetwork(6, logarithm)
+    model = models[name] = SPDNetwork(logarithm)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
     curves[name] = []
-    for _ in range(120):
-        loss = nn.functional.cross_entropy(model(train[0]), train[1])
+    for _ in range(STEPS):
+        loss = nn.functional.cross_entropy(model(train), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            curves[name].append(100 * (model(test[0]).argmax(1) == test[1]).float().mean().item())
-    models[name] = model
+            curves[name].append(100 * (model(test).argmax(1) == truth).float().mean().item())
     print(f"{name:20} {curves[name][-1]:.1f}% of new trials right")
 
-with torch.no_grad():
-    logits = models["logarithm"](test[0])
-    plane = (logits - logits.mean(0)) @ eg.eigh((logits - logits.mean(0)).T.cov()).eigenvectors[:, 1:]
+# %%
+# Where the weakened rhythms are, and where the network looks for them: its filters, as the patterns that they pick up.
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-axes[0].imshow(test[0][test[1] == 0].mean(0) - torch.eye(CHANNELS), cmap="RdBu_r", vmin=-0.3, vmax=0.3)
-axes[0].set(title="class 0: mean covariance, less the identity", xticks=[], yticks=[])
+with torch.no_grad():
+    found = models["logarithm"].filters() @ colouring
+figure = plt.figure(figsize=(12, 5), layout="constrained")
+left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+for row, (title, patterns) in zip(left.subplots(2, 3), {"true": mixing.T[:3], "found": found}.items(), strict=True):
+    for axis, name, pattern in zip(row, CLASSES, patterns, strict=True):
+        pattern = pattern / pattern[pattern.abs().argmax()]
+        axis.tricontourf(*electrodes.T, pattern, levels=torch.linspace(-1, 1, 21), cmap="RdBu_r")
+        axis.plot(*electrodes.T, ".", color="black", ms=2)
+        axis.add_patch(plt.Circle((0, 0), 1, fill=False))
+        axis.plot([-0.12, 0, 0.12], [0.99, 1.12, 0.99], color="black", lw=1)
+        axis.set(title=f"{name}, {title}", aspect="equal")
+        axis.axis("off")
+axis = right.subplots()
 for name, values in curves.items():
-    axes[1].plot(values, label=name)
-axes[1].set(xlabel="step", title="new trials right, %")
-axes[1].legend()
-axes[2].scatter(*plane.T, c=test[1], cmap="viridis", s=5)
-axes[2].set(title="new trials, as the network sees them", xticks=[], yticks=[])
+    axis.plot(values, label=name)
+axis.set(title="new trials right, %", xlabel="step")
+axis.legend()
 plt.show()
