@@ -328,3 +328,15 @@ def test_one_triangle_is_no_hermitian_matrix(n):
     for wrong in (A.triu(), A.triu().to_sparse_coo()):
         with pytest.raises(ValueError, match="A must be Hermitian"):
             eg.eigsh(wrong, 2)
+
+
+@pytest.mark.parametrize("diagonal", ["-1", "0", "nan", "one -1", "half -1"])
+def test_a_b_that_is_not_positive_definite(diagonal: str) -> None:
+    """Whatever the search meets first; it must not go on for ever."""
+    n = 100
+    A = torch.randn(n, n, dtype=torch.float64)
+    values = {"one -1": torch.ones(n).index_fill(0, torch.tensor(3), -1.0), "half -1": torch.ones(n)}
+    values["half -1"][: n // 2] = -1
+    b = values[diagonal] if diagonal in values else torch.full((n,), float(diagonal))
+    with pytest.raises(ValueError, match=r"B must be positive definite, got x\^H B x = "):
+        eg.eigsh(A + A.mT, 3, B=b.double().diag())

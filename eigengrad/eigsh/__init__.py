@@ -59,7 +59,9 @@ def eigsh(
     Only products with A are made, in the search (a block Davidson iteration with Chebyshev polynomials) and in the
     gradient, so that memory is that of some :math:`4k` vectors. The gradient is implicit: between the pairs that were
     found by the rule, as in :func:`eigengrad.eigh`, and toward all others exactly, by linear equations, as well
-    conditioned as the gap behind the last pair is wide. Derivatives of every order follow in the same way.
+    conditioned as the gap behind the last pair is wide. Derivatives of every order follow in the same way, by
+    ``backward``, ``torch.autograd.grad`` and the reverse mode of ``torch.func``: a search goes on until it has found
+    what it looks for, which neither ``vmap`` nor forward mode nor ``torch.compile(fullgraph=True)`` can follow.
 
     Args:
         A: Hermitian: a dense tensor, a sparse COO or CSR tensor (both triangles stored), or a function

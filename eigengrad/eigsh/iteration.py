@@ -281,7 +281,12 @@ class _Basis:
             if self.size:
                 X = X - self.V @ (self.V.mH @ self.B(X))
             gram = X.mH @ self.B(X)
-            scale = gram.diagonal().real.clamp_min(torch.finfo(X.dtype).tiny).rsqrt()
+            squares = gram.diagonal().real
+            if self.problem.B is not None:
+                least, most = float(squares.min()), float(squares.abs().max())
+                if least < -1e-3 * most or (not self.size and not least > 0):
+                    raise ValueError(f"B must be positive definite, got x^H B x = {least:.3g} for an x of length 1")
+            scale = squares.clamp_min(torch.finfo(X.dtype).tiny).rsqrt()
             values, U = torch.linalg.eigh(scale[:, None] * gram * scale)
             kept = values > 100 * eps * X.shape[1]
             X = X @ ((scale[:, None] * U) / values.clamp_min(eps).sqrt())[:, kept]

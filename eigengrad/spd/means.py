@@ -50,7 +50,9 @@ def karcher_mean(A: Tensor, weights: Tensor | None = None, *, max_iterations: in
 
     Returns:
         The mean, with first and second derivatives by the equation :math:`\sum_i w_i \log(M^{-1/2} A_i M^{-1/2}) = 0`,
-        which it satisfies to rounding.
+        which it satisfies to rounding. It iterates until it does, so neither ``torch.func.vmap`` nor forward mode nor
+        compilers and tracers take it: batches are an argument, and derivatives are those of ``backward`` and
+        ``torch.autograd.grad``.
 
     Shape:
         ``A (*, m, n, n)``, weights ``(*, m)``, to ``(*, n, n)``.
@@ -80,7 +82,8 @@ def bures_barycenter(A: Tensor, weights: Tensor | None = None, *, max_iterations
         As for :func:`karcher_mean`.
 
     Returns:
-        The barycentre, with first and second derivatives by the equation :math:`\sum_i w_i T_{M \to A_i} = I`.
+        The barycentre, with first and second derivatives by the equation :math:`\sum_i w_i T_{M \to A_i} = I`, in the
+        same modes.
 
     Example:
         >>> import torch, eigengrad as eg
