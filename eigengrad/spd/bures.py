@@ -52,6 +52,7 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
     Returns:
         Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient
         is that for a factor of the matrix, or for moves that keep its range; between null vectors it means nothing.
+        Second derivatives ask for a positive definite A: of a singular one they leave out how its range turns.
 
     Shape:
         ``(*, n, n)`` each, to ``(*)``; batches broadcast.
@@ -78,7 +79,8 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
 def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tensor:
     r"""The squared 2-Wasserstein distance of two Gaussians, :math:`\|m_1 - m_2\|^2 + d^2(A, B)`: of features, the FID.
 
-    Its gradient is right for covariances of fewer samples than features, too.
+    Its gradient is right for covariances of fewer samples than features, too; its second derivatives are where A is
+    positive definite (exchange the two Gaussians where only the other one is).
 
     Args:
         mean1: real or complex vectors.
