@@ -63,3 +63,8 @@ def test_two_clouds_of_points(dtype: torch.dtype) -> None:
     X = torch.randn(4, 3)
     with pytest.raises(TypeError, match=f"X and Y must both be .*, got torch.float32 and {dtype}"):
         eg.procrustes(X, X.to(dtype))
+
+
+def test_parameters_are_a_sequence() -> None:
+    with pytest.raises(TypeError, match=r"parameters must be a sequence of tensors, got one tensor; write parameters="):
+        eg.matrix_function(torch.eye(2), torch.exp, torch.maximum, parameters=torch.tensor(1.0))  # type: ignore[arg-type]

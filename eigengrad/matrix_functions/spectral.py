@@ -186,7 +186,8 @@ def matrix_function(
         A: Hermitian matrices, of float32, float64, complex64 or complex128. The lower triangle is read.
         f: elementwise function of a real tensor x, and of the ``parameters``; its values may be complex.
         divided_difference: ``f[x, y]`` of two real tensors that broadcast, and of the ``parameters``. For second
-            derivatives, write it in torch operations with a finite derivative where ``x == y``.
+            derivatives, write it in torch operations whose derivative where ``x == y`` is right, ``f''/2`` in each
+            argument; that of a ``torch.where`` between a quotient and ``f'`` is not.
         parameters: real tensors that f depends on and that want a gradient, one number for each matrix: each must
             broadcast to the batch ``(*)``. ``f(x, *parameters)`` gets them so that they broadcast to x.
         floor, rtol, below: what becomes of small eigenvalues, as for :func:`sqrtm`.
@@ -201,7 +202,8 @@ def matrix_function(
         and is not among them; and as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
 
     Example:
-        The inverse, whose divided difference is ``-1/(x y)``, and a unitary evolution by a time that is learned:
+        The inverse, whose divided difference is ``-1/(x y)``, and a unitary evolution by a time that is learned (to
+        first order: the second derivative of ``torch.sinc`` at 0 is NaN in torch 2.13):
 
         >>> import torch, eigengrad as eg
         >>> eg.matrix_function(4 * torch.eye(2), lambda x: 1 / x, lambda x, y: -1 / (x * y))
@@ -218,6 +220,8 @@ def matrix_function(
     for name, value in (("f", f), ("divided_difference", divided_difference)):
         if not callable(value):
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
+    if isinstance(parameters, Tensor):
+        raise TypeError("parameters must be a sequence of tensors, got one tensor; write parameters=[tensor]")
     named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
     return _apply(
         A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solvers.resolve(solver, errors), **named

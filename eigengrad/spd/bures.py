@@ -47,7 +47,7 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
             read. Eigenvalues within rounding of zero are zero.
         B: the same.
         squared: the square, which is smooth for positive definite matrices. The distance itself has a kink at equal
-            arguments; its gradient there is 0.
+            arguments: its gradient is 0 where the value is, and rounding's own where that leaves 1e-15 of it.
 
     Returns:
         Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient
