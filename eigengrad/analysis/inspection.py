@@ -105,7 +105,7 @@ def inspect(
         return inspect_pairs(A, k, **options)
     if options:
         raise TypeError(f"inspect: {', '.join(options)} go with k, the number of pairs of an operator")
-    if not isinstance(A, Tensor) or A.layout != torch.strided:
+    if callable(A) or (isinstance(A, Tensor) and A.layout != torch.strided):
         raise TypeError("A is no dense tensor, of which the whole spectrum can be seen: say of how many pairs, by k=")
     check_square(A)
     if rtol is not None and rtol < 0:

@@ -220,7 +220,8 @@ def matrix_function(
     for name, value in (("f", f), ("divided_difference", divided_difference)):
         if not callable(value):
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
-    if isinstance(parameters, Tensor):
+    given: object = parameters
+    if isinstance(given, Tensor):
         raise TypeError("parameters must be a sequence of tensors, got one tensor; write parameters=[tensor]")
     named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
     return _apply(
