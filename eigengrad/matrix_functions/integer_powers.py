@@ -33,9 +33,10 @@ def integer_power(A: Tensor, p: int, errors: Errors) -> Tensor:
 
 
 def _inverse(M: Tensor, p: int) -> Tensor:
-    watched = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    if not M.is_cpu or watched or is_traced():
+    if not M.is_cpu or is_traced():
         return torch.linalg.inv(M)  # whose error is torch's
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
+        return torch.linalg.inv(M)
     inverse, info = torch.linalg.inv_ex(M)
     if bool((info != 0).any()):
         raise torch.linalg.LinAlgError(

@@ -102,11 +102,13 @@ def not_finite(index: int | str) -> str:
 def check_finite(A: Tensor) -> None:
     """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where
     there are values to look at."""
+    if not A.is_cpu or is_traced():
+        return
     value = A
     while functorch.is_functorch_wrapped_tensor(value):
         value = functorch.get_unwrapped(value)
     watched = torch._C._len_torch_dispatch_stack() > 0  # by a mode, to which this would be one operator more
-    if not A.is_cpu or watched or is_traced() or type(value) not in (Tensor, torch.nn.Parameter):
+    if watched or type(value) not in (Tensor, torch.nn.Parameter):
         return
     finite = value.detach().isfinite()
     if not bool(finite.all()):
