@@ -122,9 +122,11 @@ int main() {
         if (!choose(instructions)) continue;
         for (int n : {1, 2, 3, 4, 5, 8, 13, 16, 17, 33, 65})
             for (long batch : {1, 3, 16, 40})
-                for (int planes : {1, 2})
+                for (int planes : {1, 2}) {
+                    if (n > 32 && batch > 3) continue;  // large ones are taken one by one
                     right = check<float>(planes, batch, n, 3, 1.0f) && check<double>(planes, batch, n, 3, 1.0) &&
                            check<float>(planes, batch, n, 1, 1e30f) && check<double>(planes, batch, n, 1, 1e-200) && right;
+                }
         for (int n : {150, 300})
             for (int planes : {1, 2}) right = check_large<float>(planes, n) && check_large<double>(planes, n) && right;
         for (int d : {1, 3, 4, 7, 8, 17, 64, 200})
