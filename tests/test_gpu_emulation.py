@@ -111,6 +111,7 @@ def test_pull_back(n: int, dtype: torch.dtype, device: FakeDevice) -> None:
     G = torch.randn(count, n, n, dtype=dtype, generator=generator)
     K = torch.randn(count, n, n, dtype=dtype, generator=generator)
     kept = (torch.arange(n) >= n // 2).to(dtype).expand(count, n)
+    threshold = L[:, n // 2 : n // 2 + 1].expand(count, n)  # to which a function's argument is lifted
     cases: list[tuple[Any, ...]] = [
         (K, None, KINDS["eigenvectors"]),
         (K, L, KINDS["eigenvectors"]),
@@ -124,6 +125,9 @@ def test_pull_back(n: int, dtype: torch.dtype, device: FakeDevice) -> None:
         (L, None, KINDS["logarithm"]),
         (L, None, KINDS["power"], 0.7),
         (L, None, KINDS["power"], -1.5),
+        (L, threshold, KINDS["exponential"]),
+        (L, threshold, KINDS["logarithm"]),
+        (L, threshold, KINDS["power"], 0.7),
         (L, kept, KINDS["projector"]),
         (L, kept, KINDS["projector"], 1e-4),
         (L, kept, KINDS["projector"], 0.0, 19, 18),
