@@ -14,7 +14,17 @@ from torch._C._functorch import unwrap_if_dead
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["Function", "constant", "has_autocast", "hermitian_part", "is_traced", "observer", "public", "save"]
+__all__ = [
+    "Function",
+    "constant",
+    "has_autocast",
+    "has_values",
+    "hermitian_part",
+    "is_traced",
+    "observer",
+    "public",
+    "save",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,6 +222,18 @@ def _widened(value: Any) -> Any:
 def is_traced() -> bool:
     """Whether operators are recorded, by a compiler or ``make_fx``, to run later, on other values."""
     return torch.compiler.is_compiling() or get_proxy_mode() is not None
+
+
+def has_values(*tensors: Tensor) -> bool:
+    """Whether these can be looked at without waiting, and without one operator more for a tracer or a mode."""
+    if is_traced() or not all(tensor.is_cpu for tensor in tensors) or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return all(
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not functorch.is_functorch_wrapped_tensor(tensor)
+        and not functorch.is_legacy_batchedtensor(tensor)
+        for tensor in tensors
+    )
 
 
 def constant(*outputs: Tensor) -> tuple[Tensor, ...]:

@@ -7,9 +7,8 @@ with 0.01, whatever the scale of the loss; here it is compared with the cotangen
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 
-from eigengrad.autograd import is_traced
+from eigengrad.autograd import has_values
 
 __all__ = ["check_phase"]
 
@@ -30,7 +29,7 @@ def check_phase(name: str, *vectors: tuple[Tensor, Tensor | None]) -> None:
         RuntimeError: as of ``torch.linalg.eigh``, with the matrix and the share.
     """
     given = [(V, g) for V, g in vectors if g is not None]
-    if not given or not all(_has_values(V, g) for V, g in given):
+    if not all(V.is_complex() and V.numel() > 0 and has_values(V, g) for V, g in given) or not given:
         return
     largest = torch.stack([g.abs().amax((-2, -1)) for _, g in given]).amax(0).clamp_min(_tiny(given[0][1]))
     turn, square = torch.zeros_like(largest).unsqueeze(-1), torch.zeros_like(largest)
@@ -50,17 +49,3 @@ def check_phase(name: str, *vectors: tuple[Tensor, Tensor | None]) -> None:
 
 def _tiny(g: Tensor) -> float:
     return torch.finfo(g.dtype).tiny
-
-
-def _has_values(V: Tensor, g: Tensor) -> bool:
-    return (
-        V.is_complex()
-        and V.numel() > 0
-        and V.is_cpu
-        and g.is_cpu
-        and type(V) is type(g) is Tensor
-        and not is_traced()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not is_legacy_batchedtensor(g)
-        and not torch._C._are_functorch_transforms_active()
-    )

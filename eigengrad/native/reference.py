@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from eigengrad.autograd import hermitian_part, is_traced
+from eigengrad.autograd import has_values, hermitian_part, is_traced
 from eigengrad.gradients.gaps import lorentzian_kernel, pairs
 from eigengrad.gradients.series import series_kernel
 from eigengrad.native.thresholds import plan
@@ -102,13 +102,12 @@ def not_finite(index: int | str) -> str:
 def check_finite(A: Tensor) -> None:
     """Raise for the first matrix with NaN or infinity in it; on a CPU only, where looking is no waiting, and where
     there are values to look at."""
-    if not A.is_cpu or is_traced():
+    if is_traced():
         return
     value = A
     while functorch.is_functorch_wrapped_tensor(value):
         value = functorch.get_unwrapped(value)
-    watched = torch._C._len_torch_dispatch_stack() > 0  # by a mode, to which this would be one operator more
-    if watched or type(value) not in (Tensor, torch.nn.Parameter):
+    if not has_values(value):
         return
     finite = value.detach().isfinite()
     if not bool(finite.all()):
