@@ -30,6 +30,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $$(find native -name '*.[ch]pp')
 
 # The site, from a fresh clone, with every example run: docs/_build/index.html.
 docs: $(VENV)/.docs

@@ -50,7 +50,7 @@ static long numbers(bool is_complex, int n) { return (is_complex ? 2L : 1L) * n 
 
 // Rough costs of one matrix, in microseconds.
 static double cost_of_eigh(bool is_complex, double n) {
-    return is_complex ? 0.01 * n + 0.0006 * n * n * n : n <= 4 ? 0.003 * n * n : 0.0004 * n * n * n;
+    return is_complex ? 0.01 * n + 0.0006 * n * n * n : (n <= 4 ? 0.003 * n * n : 0.0004 * n * n * n);
 }
 static double cost_of_products(bool is_complex, double n) { return (1 + is_complex) * (0.002 * n + 0.0001 * n * n * n); }
 
@@ -126,7 +126,7 @@ bool matrix_function(const FunctionArguments<T>& of, long batch, int n, int thre
     if (images_apart && !memory) return false;
     T* const images = images_apart ? memory.get() : of.values;
     const Functions<T>& k = width_for<T>(batch, n, threads);
-    const long size = numbers(c, n), group = !of.given ? 2L * k.width : in_lanes<T>(batch, n) ? k.width : 1;
+    const long size = numbers(c, n), group = !of.given ? 2L * k.width : (in_lanes<T>(batch, n) ? k.width : 1);
     const double cost = of.given ? cost_of_products(c, n) : cost_of_eigh(c, n);
     return for_groups(batch, n, group, cost, threads, [&](long first, int count, Workspace with) {
         const T* a = of.matrices + first * size;
@@ -175,11 +175,11 @@ bool pull_back(bool is_complex, const PullBackArguments<T>& all, long batch, int
     });
 }
 
-#define EIGENGRAD_INSTANTIATE(T)                                                                                       \
-    template bool eigh(bool, const T*, T*, T*, long, int, int);                                                        \
-    template bool matrix_function(const FunctionArguments<T>&, long, int, int);                                        \
-    template bool recompose(bool, const T*, const T*, T*, long, int, int);                                             \
-    template bool refine(bool, const T*, T*, T*, long, int, int);                                                      \
+#define EIGENGRAD_INSTANTIATE(T)                                                \
+    template bool eigh(bool, const T*, T*, T*, long, int, int);                 \
+    template bool matrix_function(const FunctionArguments<T>&, long, int, int); \
+    template bool recompose(bool, const T*, const T*, T*, long, int, int);      \
+    template bool refine(bool, const T*, T*, T*, long, int, int);               \
     template bool pull_back(bool, const PullBackArguments<T>&, long, int, int);
 EIGENGRAD_INSTANTIATE(float)
 EIGENGRAD_INSTANTIATE(double)

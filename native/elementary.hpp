@@ -14,7 +14,7 @@ template <class T>
 struct Elementary;
 template <>
 struct Elementary<float> {
-    static constexpr float exponential[] = {0x1p-1f,       0x1.555556p-3f,  0x1.5554eap-5f,
+    static constexpr float exponential[] = {0x1p-1f, 0x1.555556p-3f, 0x1.5554eap-5f,
                                             0x1.1110ep-7f, 0x1.6d4324p-10f, 0x1.a124f2p-13f};
     static constexpr float logarithm[] = {0x1.55555cp-1f, 0x1.997c2ep-2f, 0x1.2ee656p-2f};
     static constexpr float log_2[] = {0x1.62e4p-1f, 0x1.7f7d1cp-20f};  // few bits in the first part
@@ -24,7 +24,7 @@ struct Elementary<float> {
 template <>
 struct Elementary<double> {
     static constexpr double exponential[] = {
-        0x1p-1,                0x1.5555555555557p-3,  0x1.5555555555556p-5,  0x1.11111111100dcp-7,
+        0x1p-1, 0x1.5555555555557p-3, 0x1.5555555555556p-5, 0x1.11111111100dcp-7,
         0x1.6c16c16c162d4p-10, 0x1.a01a01abe7fe1p-13, 0x1.a01a01a6d889cp-16, 0x1.71de0231960ebp-19,
         0x1.27e4db646b17ep-22, 0x1.af4de97ca4194p-26, 0x1.1f730349868cep-29};
     static constexpr double logarithm[] = {0x1.5555555555558p-1, 0x1.99999999952d7p-2, 0x1.2492492df281ap-2,
@@ -204,8 +204,8 @@ EIGENGRAD_INLINE V power_of(V x, Exponent<T> p) {
     const V n = nearest(y), r = V(T(0x1.62e42fefa39efp-1)) * ((y - n) + select(y == high, low, V(T(0))));
     const V q = fma(r * r, polynomial(C::exponential, r), r), n_half = nearest(half * n);
     const V result = (one + q) * two_to(n_half) * two_to(n - n_half);
-    const T huge = infinity<T>(), at_zero = p.high > 0 ? 0 : p.high < 0 ? huge : 1;
-    return with_edges(x, result, at_zero, p.high > 0 ? huge : p.high < 0 ? T(0) : T(1));
+    const T huge = infinity<T>(), at_zero = p.high > 0 ? 0 : (p.high < 0 ? huge : 1);
+    return with_edges(x, result, at_zero, p.high > 0 ? huge : (p.high < 0 ? T(0) : T(1)));
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

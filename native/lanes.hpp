@@ -152,7 +152,7 @@ struct Lanes {
     void store_hermitian(T* to) const {
         store_numbers(to, [&](int i, int j, int q) {
             const V x = i < j ? plane((*this)(j, i), q) : plane((*this)(i, j), q);
-            return q == 0 ? x : i < j ? -x : i == j ? V(T(0)) : x;
+            return q == 0 ? x : (i < j ? -x : (i == j ? V(T(0)) : x));
         });
     }
 

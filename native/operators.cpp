@@ -30,7 +30,7 @@ struct Batch {
 };
 
 static int index_of(std::int32_t dtype) {
-    return dtype == torch::float32 ? 0 : dtype == torch::float64 ? 1 : dtype == torch::complex64 ? 2 : 3;
+    return dtype == torch::float32 ? 0 : (dtype == torch::float64 ? 1 : (dtype == torch::complex64 ? 2 : 3));
 }
 
 static void raise(long index) {
@@ -62,8 +62,8 @@ static std::pair<Tensor, Tensor> decompose(const Tensor& A, Scalar f, Request re
         if (arguments.given) {
             const bool in_double = precision == Precision::in_double;
             if (in_double) arguments.precision = Precision::as_it_is;
-            const long bad = (in_double ? lapack::eigh<double, T> : lapack::eigh<T, T>)(
-                arguments.is_complex, matrices, values, vectors, batch.count, batch.n);
+            const auto eigh = in_double ? lapack::eigh<double, T> : lapack::eigh<T, T>;
+            const long bad = eigh(arguments.is_complex, matrices, values, vectors, batch.count, batch.n);
             if (request.strict && bad >= 0) raise(bad);
             if (!result && arguments.precision == Precision::as_it_is) return;
         }
@@ -126,7 +126,8 @@ static void recompose_operator(torch::Value* values, torch::Value, torch::Value)
     Stack stack(values);
     Tensor V = stack.tensor().contiguous(true), x = stack.tensor().contiguous();
     const Batch batch(V);
-    need(x.shape == batch.values() && x.dtype == torch::real(V.dtype), "recompose: x must be real, of V's precision, one number for each vector");
+    need(x.shape == batch.values() && x.dtype == torch::real(V.dtype),
+         "recompose: x must be real, of V's precision, one number for each vector");
     Tensor result = Tensor::empty(V.shape, V.dtype);
     if (!batch.empty())
         with_real_type(V.dtype, [&](auto zero) {
@@ -160,14 +161,14 @@ static void pull_back_operator(torch::Value* values, torch::Value, torch::Value)
         with_real_type(V.dtype, [&](auto zero) {
             using T = decltype(zero);
             const PullBackArguments<T> arguments{kind,
-                                        static_cast<const T*>(V.data()),
-                                        static_cast<const T*>(G.data()),
-                                        by_columns,
-                                        static_cast<const T*>(weights.data()),
-                                        {terms[0], terms[1]},
-                                        diagonal ? static_cast<const T*>(diagonal.data()) : nullptr,
-                                        static_cast<T*>(result.data()),
-                                        parameter};
+                                                 static_cast<const T*>(V.data()),
+                                                 static_cast<const T*>(G.data()),
+                                                 by_columns,
+                                                 static_cast<const T*>(weights.data()),
+                                                 {terms[0], terms[1]},
+                                                 diagonal ? static_cast<const T*>(diagonal.data()) : nullptr,
+                                                 static_cast<T*>(result.data()),
+                                                 parameter};
             finish(pull_back(torch::is_complex(V.dtype), arguments, batch.count, batch.n, torch::threads()));
         });
     stack.results(result);

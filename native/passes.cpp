@@ -53,7 +53,7 @@ static bool moments(const T* data, const Data& all, int d, T* counts, T* means, 
 
 template <class T>
 static bool affine(const T* data, const Data& all, int d, const T* matrix, const T* centre, const T* offset, T* y, int add,
-                  int threads) {
+                   int threads) {
     return for_chunks(all, data, d, threads, [&](const Units<T>& x, long, long group, long at) {
         functions(T())->affine(x, d, matrix + group * d * d, centre + group * d, offset + group * d, y + at, add, scratch);
     });
@@ -61,7 +61,7 @@ static bool affine(const T* data, const Data& all, int d, const T* matrix, const
 
 template <class T>
 static bool affine_backward(const T* data, const Data& all, int d, const T* g, const T* matrix, const T* centre, T* gx,
-                           T* g_matrices, T* g_offsets, int threads) {
+                            T* g_matrices, T* g_offsets, int threads) {
     return for_chunks(all, data, d, threads, [&](const Units<T>& x, long chunk, long group, long at) {
         long result = chunk * all.groups + group;
         functions(T())->affine_backward(x, g + at, d, matrix + group * d * d, centre + group * d, gx ? gx + at : nullptr,
@@ -110,7 +110,7 @@ static void merge_moments(long chunks, long groups, int d, const T* counts, cons
     for (long c = 0; c < chunks; ++c)
         for (long g = 0; g < groups; ++g) {
             const T *own = means + c * rows + g * d, *from = scatters + c * size + g * d * d;
-            T *to = scatter + g * d * d;
+            T* to = scatter + g * d * d;
             for (int i = 0; i < d; ++i) away[i] = own[i] - mean[g * d + i];
             for (int i = 0; i < d; ++i) {
                 const T weight = counts[c] * away[i];
@@ -153,7 +153,7 @@ void affine_operator(torch::Value* values, torch::Value, torch::Value) {
     const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
     const Tensor offset = stack.tensor().contiguous();
     const bool add = stack.boolean(), apart = !y.is_contiguous(false, 1);
-    const Tensor written = !apart ? y.again() : add ? y.to(y.dtype) : Tensor::empty(y.shape, y.dtype);
+    const Tensor written = !apart ? y.again() : (add ? y.to(y.dtype) : Tensor::empty(y.shape, y.dtype));
     const Images x(data), to(written);
     need(y.shape == data.shape && y.dtype == data.dtype, "affine: y and data must be of one shape and dtype");
     need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(offset, data.dtype),
@@ -173,7 +173,7 @@ void affine_backward_operator(torch::Value* values, torch::Value, torch::Value) 
     const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
     const bool alike = gx && gx.is_contiguous(false, 1) && gx.strides()[0] == g.strides()[0];
     if (gx && !alike) g = g.to(g.dtype);
-    const Tensor written = !gx ? Tensor() : alike ? gx.again() : Tensor::empty(g.shape, g.dtype);  // laid out as g is
+    const Tensor written = !gx ? Tensor() : (alike ? gx.again() : Tensor::empty(g.shape, g.dtype));  // laid out as g is
     const Images x(data), cotangent(g);
     need(g.shape == data.shape && g.dtype == data.dtype && (!gx || (gx.shape == data.shape && gx.dtype == data.dtype)),
          "affine_backward: data, g and gx must be of one shape and dtype");

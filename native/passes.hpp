@@ -23,7 +23,7 @@ constexpr int gram_columns = 4, affine_vectors = 2;
 template <class T>
 inline int panel_columns(int d) {
     int columns = int(32768 / sizeof(T)) / d / 64 * 64;
-    return columns < 128 ? 128 : columns > 1024 ? 1024 : columns;
+    return columns < 128 ? 128 : (columns > 1024 ? 1024 : columns);
 }
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }

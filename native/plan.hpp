@@ -8,9 +8,13 @@
 
 namespace eigengrad {
 
-enum class Purpose { eigenvectors = 0, function = 1 };
-enum class Backend { lapack = 0, kernel = 1 };
-enum class Precision { as_it_is = 0, refined = 1, in_double = 2 };
+enum class Purpose { eigenvectors,
+                     function };
+enum class Backend { lapack,
+                     kernel };
+enum class Precision { as_it_is,
+                       refined,
+                       in_double };
 
 struct Plan {
     Backend backend;

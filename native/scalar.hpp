@@ -62,8 +62,8 @@ EIGENGRAD_INLINE V from_bits(typename V::integer bits) {
     return a;
 }
 
-#define EIGENGRAD_ROUNDED(T, multiply_add, root)                                                                       \
-    EIGENGRAD_INLINE Vec<T, 1> fma(Vec<T, 1> a, Vec<T, 1> b, Vec<T, 1> c) { return multiply_add; }                     \
+#define EIGENGRAD_ROUNDED(T, multiply_add, root)                                                   \
+    EIGENGRAD_INLINE Vec<T, 1> fma(Vec<T, 1> a, Vec<T, 1> b, Vec<T, 1> c) { return multiply_add; } \
     EIGENGRAD_INLINE Vec<T, 1> sqrt(Vec<T, 1> a) { return root(a.v); }
 #if defined(__CUDACC__)
 EIGENGRAD_ROUNDED(float, __fmaf_rn(a.v, b.v, c.v), __fsqrt_rn)
@@ -72,8 +72,8 @@ EIGENGRAD_ROUNDED(double, __fma_rn(a.v, b.v, c.v), __dsqrt_rn)
 EIGENGRAD_ROUNDED(float, __builtin_fmaf(a.v, b.v, c.v), __builtin_sqrtf)
 EIGENGRAD_ROUNDED(double, __builtin_fma(a.v, b.v, c.v), __builtin_sqrt)
 #else
-EIGENGRAD_ROUNDED(float, a.v * b.v + c.v, __builtin_sqrtf)
-EIGENGRAD_ROUNDED(double, a.v * b.v + c.v, __builtin_sqrt)
+EIGENGRAD_ROUNDED(float, (a.v * b.v) + c.v, __builtin_sqrtf)
+EIGENGRAD_ROUNDED(double, (a.v * b.v) + c.v, __builtin_sqrt)
 #endif
 template <class T>
 EIGENGRAD_INLINE Vec<T, 1> fnma(Vec<T, 1> a, Vec<T, 1> b, Vec<T, 1> c) { return fma(-a, b, c); }

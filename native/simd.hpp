@@ -82,14 +82,14 @@ EIGENGRAD_INLINE Vec<T, W> sqrt(Vec<T, W> a) {
     return a;
 }
 
-#define EIGENGRAD_FUSED(T, W, multiply_add, multiply_subtract)                                                         \
-    EIGENGRAD_INLINE Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return multiply_add; }                     \
+#define EIGENGRAD_FUSED(T, W, multiply_add, multiply_subtract)                                     \
+    EIGENGRAD_INLINE Vec<T, W> fma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return multiply_add; } \
     EIGENGRAD_INLINE Vec<T, W> fnma(Vec<T, W> a, Vec<T, W> b, Vec<T, W> c) { return multiply_subtract; }
-#define EIGENGRAD_ROOT(T, W, root)                                                                                     \
+#define EIGENGRAD_ROOT(T, W, root) \
     EIGENGRAD_INLINE Vec<T, W> sqrt(Vec<T, W> a) { return root(a.v); }
 #if defined(__FMA__)
-#define EIGENGRAD_REGISTER(T, W, prefix, suffix)                                                                       \
-    EIGENGRAD_FUSED(T, W, prefix##_fmadd_##suffix(a.v, b.v, c.v), prefix##_fnmadd_##suffix(a.v, b.v, c.v))             \
+#define EIGENGRAD_REGISTER(T, W, prefix, suffix)                                                           \
+    EIGENGRAD_FUSED(T, W, prefix##_fmadd_##suffix(a.v, b.v, c.v), prefix##_fnmadd_##suffix(a.v, b.v, c.v)) \
     EIGENGRAD_ROOT(T, W, prefix##_sqrt_##suffix)
 #else
 #define EIGENGRAD_REGISTER(T, W, prefix, suffix) EIGENGRAD_ROOT(T, W, prefix##_sqrt_##suffix)

@@ -21,19 +21,19 @@ using Handle = void*;
 using Value = std::uint64_t;
 using Operator = void (*)(Value* stack, Value arguments, Value results);
 
-#define EIGENGRAD_TORCH(X)                                                                                             \
-    X(int, aoti_torch_library_init_impl, const char*, const char*, const char*, std::uint32_t, Handle*)                \
-    X(int, aoti_torch_library_impl, Handle, const char*, Operator)                                                     \
-    X(int, aoti_torch_new_tensor_handle, Handle, Handle*)                                                              \
-    X(int, aoti_torch_delete_tensor_object, Handle)                                                                    \
-    X(int, aoti_torch_get_data_ptr, Handle, void**)                                                                    \
-    X(int, aoti_torch_get_dim, Handle, std::int64_t*)                                                                  \
-    X(int, aoti_torch_get_sizes, Handle, std::int64_t**)                                                               \
-    X(int, aoti_torch_get_strides, Handle, std::int64_t**)                                                             \
-    X(int, aoti_torch_get_dtype, Handle, std::int32_t*)                                                                \
-    X(int, aoti_torch_empty_strided, std::int64_t, const std::int64_t*, const std::int64_t*, std::int32_t,             \
-      std::int32_t, std::int32_t, Handle*)                                                                             \
-    X(int, aoti_torch_copy_, Handle, Handle, std::int32_t)                                                             \
+#define EIGENGRAD_TORCH(X)                                                                                 \
+    X(int, aoti_torch_library_init_impl, const char*, const char*, const char*, std::uint32_t, Handle*)    \
+    X(int, aoti_torch_library_impl, Handle, const char*, Operator)                                         \
+    X(int, aoti_torch_new_tensor_handle, Handle, Handle*)                                                  \
+    X(int, aoti_torch_delete_tensor_object, Handle)                                                        \
+    X(int, aoti_torch_get_data_ptr, Handle, void**)                                                        \
+    X(int, aoti_torch_get_dim, Handle, std::int64_t*)                                                      \
+    X(int, aoti_torch_get_sizes, Handle, std::int64_t**)                                                   \
+    X(int, aoti_torch_get_strides, Handle, std::int64_t**)                                                 \
+    X(int, aoti_torch_get_dtype, Handle, std::int32_t*)                                                    \
+    X(int, aoti_torch_empty_strided, std::int64_t, const std::int64_t*, const std::int64_t*, std::int32_t, \
+      std::int32_t, std::int32_t, Handle*)                                                                 \
+    X(int, aoti_torch_copy_, Handle, Handle, std::int32_t)                                                 \
     X(int, torch_get_num_threads, std::uint32_t*)
 
 #define EIGENGRAD_DECLARE(result, name, ...) inline result (*name)(__VA_ARGS__) = nullptr;
@@ -56,7 +56,12 @@ inline void check(int code) {
 }
 
 // c10::ScalarType, whose numbers are part of torch's file formats.
-enum Dtype : std::int32_t { float32 = 6, float64 = 7, complex64 = 9, complex128 = 10 };
+enum Dtype : std::int32_t {
+    float32 = 6,
+    float64 = 7,
+    complex64 = 9,
+    complex128 = 10,
+};
 
 inline Dtype real(std::int32_t dtype) { return dtype == float32 || dtype == complex64 ? float32 : float64; }
 inline bool is_known(std::int32_t dtype) {

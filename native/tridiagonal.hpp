@@ -20,7 +20,7 @@ template <class E>
 constexpr int block_rows() {
     constexpr int vectors = VectorOf<E>::parts * planes_of<E>;
 #if defined(__AVX512F__) || defined(__aarch64__)
-    return vectors == 1 ? 4 : vectors == 2 ? 2 : 1;
+    return vectors == 1 ? 4 : (vectors == 2 ? 2 : 1);
 #else
     return vectors == 1 ? 2 : 1;
 #endif

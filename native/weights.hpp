@@ -91,7 +91,7 @@ EIGENGRAD_INLINE V projector_weight(V x, V y, V x_is_kept, V y_is_kept, M y_is_m
 // What the weights of the pairs of one eigenvalue have in common.
 template <class V, class T = typename V::scalar>
 EIGENGRAD_INLINE V common_factor(const PullBackArguments<T>& of, V x) {
-    return of.kind == exponential ? exp(x) : of.kind == power ? power_of(x, Exponent<T>(of.parameter, 1)) : x;
+    return of.kind == exponential ? exp(x) : (of.kind == power ? power_of(x, Exponent<T>(of.parameter, 1)) : x);
 }
 
 // The weights of a pair of eigenvalues x and y, in the column of y and in that of x.

@@ -33,7 +33,7 @@ struct IndexPair {
         q = k < below ? r - k : r + n - p;
         if (p < q) return;
         const bool upper = (r + n) % 2 == 0 && p == (r + n) / 2, lower = r % 2 == 0 && !upper;
-        p = q = upper ? (r + n) / 2 : lower ? r / 2 : -1;
+        p = q = upper ? (r + n) / 2 : (lower ? r / 2 : -1);
         if (lower && (r + n) % 2 == 0 && k != n / 2) p = q = -1;  // both sums have a half: one slot for each
     }
 };

@@ -27,8 +27,12 @@ struct SharedNumbers {
         EIGENGRAD_ISA::each(n, what);
         wait();
     }
-    EIGENGRAD_INLINE void load(const T* from) const { each([&](int k) { data[k] = from[k]; }); }
-    EIGENGRAD_INLINE void store(T* to) const { each([&](int k) { to[k] = data[k]; }); }
+    EIGENGRAD_INLINE void load(const T* from) const {
+        each([&](int k) { data[k] = from[k]; });
+    }
+    EIGENGRAD_INLINE void store(T* to) const {
+        each([&](int k) { to[k] = data[k]; });
+    }
 };
 
 template <class Number>

@@ -54,14 +54,14 @@ static bool check(int planes, long batch, int n, int threads, T scale) {
     for (int kind = 2; kind < 8; ++kind)
         for (int how = 0; how < 4 && kind != by_rule; ++how) {
             if (how == 2 && sizeof(T) == 8) continue;
-            const FunctionArguments<T> arguments{{Weights(kind), 0.3}, Precision(how % 3), planes == 2, how == 3,
-                                                 a.get(), y.get(), l.get(), v.get()};
+            const Scalar f{Weights(kind), 0.3};
+            const FunctionArguments<T> arguments{f, Precision(how % 3), planes == 2, how == 3, a.get(), y.get(), l.get(), v.get()};
             right = right && matrix_function(arguments, batch, n, threads);
         }
     auto w = array(batch * n * n), z = array(batch * size), from = array(batch * size);
     for (int kind = 0; kind < 9; ++kind)
         right = right && derivative(planes, kind, from.get(), z.get(), kind > 1 ? l.get() : w.get(),
-                                  kind && kind != projector ? nullptr : l.get(), z.get(), batch, n);
+                                    kind && kind != projector ? nullptr : l.get(), z.get(), batch, n);
     right = right && recompose(planes == 2, from.get(), l.get(), z.get(), batch, n, 2);
     right = right && refine(planes == 2, z.get(), from.get(), l.get(), batch, n, 2);
     if (!right) std::printf("wrong: n = %d, %d planes, batch %ld, %zu bytes\n", n, planes, batch, sizeof(T));
@@ -108,7 +108,7 @@ static bool check_passes(long images, long groups, int d, long columns) {
     for (long i = 0; i < size; ++i) total += y[i];
     right = right && std::fabs(total - 2 * expected) <= tolerance;
     right = right && affine_backward(x.get(), all, d, x.get(), t.get(), c.get(), gx.get(), scatters.get(),
-                                   means.get(), 2);
+                                     means.get(), 2);
     sum = 0;
     for (long i = 0; i < chunks * groups * d; ++i) sum += means[i];
     right = right && std::fabs(sum - expected) <= tolerance;
@@ -125,7 +125,7 @@ int main() {
                 for (int planes : {1, 2}) {
                     if (n > 32 && batch > 3) continue;  // large ones are taken one by one
                     right = check<float>(planes, batch, n, 3, 1.0f) && check<double>(planes, batch, n, 3, 1.0) &&
-                           check<float>(planes, batch, n, 1, 1e30f) && check<double>(planes, batch, n, 1, 1e-200) && right;
+                            check<float>(planes, batch, n, 1, 1e30f) && check<double>(planes, batch, n, 1, 1e-200) && right;
                 }
         for (int n : {150, 300})
             for (int planes : {1, 2}) right = check_large<float>(planes, n) && check_large<double>(planes, n) && right;
