@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
+    "sitekit.gallery",
     "sitekit.mathml",
     "sitekit.repository",
 ]
@@ -28,7 +29,7 @@ exclude_patterns = ["_build", "_static", "_templates", "sitekit", "gallery/**/*.
 exclude_patterns += ["sg_execution_times.rst", "gallery/sg_execution_times.rst", "gallery/*/sg_execution_times.rst"]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]
-nitpicky = False
+smartquotes = False  # an error's text is found as it was pasted
 
 # Pages that are made here and now: every public name, and what was measured.
 api.write(ROOT / "docs" / "_generated")
@@ -69,6 +70,8 @@ sphinx_gallery_conf = {
     "min_reported_time": 5,
     "reset_modules": ("matplotlib",),
     "image_scrapers": ("matplotlib",),
+    "image_srcset": ["2x"],
+    "thumbnail_size": (480, 360),
     "matplotlib_animations": False,
     "capture_repr": (),
 }

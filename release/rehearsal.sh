@@ -73,4 +73,5 @@ mkdir "$work/source"
 tar -xzf "$dist"/*.tar.gz -C "$work/source" --strip-components=1
 rm -r "$work/source/eigengrad"
 (cd "$work/source" && "$work/user/bin/python" -m pytest -q -p no:cacheprovider tests/test_gradients.py README.md)
-echo "rehearsal: passed"
+echo "rehearsal: passed. An upload still wants:"
+"$python" release/ready.py "$dist"/* || true

@@ -60,6 +60,27 @@ def test_what_the_readme_links_to_is_there() -> None:
     assert not [path for _, _, path in links if not (ROOT / path.split("#")[0]).exists()]
 
 
+def test_what_an_upload_wants(tmp_path: Path) -> None:
+    wanting = part("ready").wanting
+    address = "https://example.org/e"
+    (tmp_path / "eigengrad").mkdir()
+    (tmp_path / "eigengrad" / "__init__.py").write_text('__version__ = "1.2.0"\n')
+    project = tmp_path / "pyproject.toml"
+    project.write_text("[project.urls]\n" + "".join(f'{name} = "{address}"\n' for name in part("ready").ADDRESSES))
+    (tmp_path / "CITATION.cff").write_text(f"version: 1.2.0\nrepository-code: {address}\n")
+    changelog = tmp_path / "CHANGELOG.md"
+    changelog.write_text("# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-01-02\n\n- new\n")
+    systems = ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_14_0_arm64", "any")
+    files = ["eigengrad-1.2.0.tar.gz", *(f"eigengrad-1.2.0-py3-none-{system}.whl" for system in systems)]
+    assert not list(wanting(tmp_path, files, ["v1.2.0"]))
+    assert list(wanting(tmp_path, files[:-1], ["v1.2.0"])) == ["the files lack a pure wheel"]
+    assert list(wanting(tmp_path, [], ["v1.1.0"])) == ["git: this commit has no tag v1.2.0"]
+    changelog.write_text(changelog.read_text().replace("[Unreleased]\n", "[Unreleased]\n\n- newer\n"))
+    assert list(wanting(tmp_path, [], ["v1.2.0"])) == ['CHANGELOG.md: what stands under "Unreleased" belongs to 1.2.0']
+    project.write_text("[project]\n")
+    assert next(wanting(tmp_path, [], [])).startswith("pyproject.toml: [project.urls] has no Changelog, Documentation,")
+
+
 def test_the_table_of_versions_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compatibility = part("compatibility")
     monkeypatch.setattr(compatibility, "ROOT", tmp_path)

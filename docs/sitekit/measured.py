@@ -177,7 +177,11 @@ def _place(name: str, first: tuple[str, ...]) -> int:
 
 
 def _bold(error: str, least: float | None) -> str:
-    return f"**{error}**" if error and error != "nan" and float(error) == least else error
+    """Two digits, bold where the error is the least."""
+    if not error or error == "nan":
+        return error
+    digits = f"{float(error):.1e}".replace("e-0", "e-").replace("e+00", "")
+    return f"**{digits}**" if float(error) == least else digits
 
 
 def _row(cells: list[str]) -> str:

@@ -43,7 +43,7 @@ rules = {
 fields = {name: field(rule) for name, rule in rules.items()}
 largest = {name: values.norm(dim=0).nan_to_num(0).max().item() for name, values in fields.items()}
 
-figure, axes = plt.subplots(2, 3, figsize=(10, 7), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(2, 3, figsize=(8, 5.9), sharex=True, sharey=True, layout="constrained")
 for axis, (name, values) in zip(axes.flat, fields.items(), strict=True):
     length = values.norm(dim=0)
     undefined = values.isnan().any(0)
@@ -52,8 +52,8 @@ for axis, (name, values) in zip(axes.flat, fields.items(), strict=True):
     axis.plot(x[undefined], y[undefined], "x", color="crimson", markersize=10)
     axis.plot([0, 0.6 * math.cos(math.pi / 3)], [0, 0.6 * math.sin(math.pi / 3)], ":", color="0.6", zorder=0)
     axis.set_title(name, fontsize=10)
-    axis.set_aspect("equal")
-figure.suptitle("Negative gradient of the same loss; dotted: where it is zero, cross: not a number")
+    axis.set(aspect="equal", xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
+figure.suptitle("Dotted: where the gradient is zero; cross: where it is not a number", fontsize=11)
 plt.show()
 
 # %%

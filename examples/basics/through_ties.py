@@ -25,12 +25,13 @@ def loss(L: Tensor, V: Tensor) -> Tensor:
     return (L[-2:] - 1).square().sum() + outside.square().sum()
 
 
-def descend(decompose: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[list[float], list[float]]:
-    """Losses and gaps of each step, until one is not finite."""
+def descend(decompose: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[list[float], list[float], list[Tensor]]:
+    """Losses, gaps and matrices of each step, until one is not finite."""
     A = torch.diag(torch.tensor([0.1, 0.2, 0.5, 0.8])).requires_grad_()
     optimizer = torch.optim.SGD([A], lr=0.05)
-    losses, gaps = [], []
+    losses, gaps, matrices = [], [], []
     for _ in range(STEPS):
+        matrices.append(A.detach().clone())
         L, V = decompose(A)
         value = loss(L, V)
         optimizer.zero_grad()
@@ -40,7 +41,7 @@ def descend(decompose: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[list[
             break
         losses.append(value.item())
         gaps.append((L[-1] - L[-2]).item())
-    return losses, gaps
+    return losses, gaps, matrices
 
 
 # %%
@@ -51,18 +52,27 @@ for rule in (eg.Lorentzian(width=1e-3), eg.Masked(), eg.Taylor(), eg.PowerIterat
     ways[f"eg.eigh, {type(rule).__name__}"] = lambda A, rule=rule: eg.eigh(A, gradient=rule)
 histories = {name: descend(decompose) for name, decompose in ways.items()}
 
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
-for name, (losses, gaps) in histories.items():
-    style = {"color": "crimson", "linewidth": 3} if name.startswith("torch") else {"alpha": 0.8}
-    top.semilogy(losses, label=name, **style)
-    bottom.semilogy([max(gap, 1e-9) for gap in gaps], **style)
+# %%
+# The covariance within the plane, as an ellipse, from step 0 (dark) to the last (bright): it becomes a circle, where
+# eigenvectors have no direction of their own.
+
+figure, axes = plt.subplot_mosaic("AB;AC", figsize=(9, 5), layout="constrained", width_ratios=(1, 1.2))
+circle = torch.stack([torch.linspace(0, 2 * torch.pi, 100).cos(), torch.linspace(0, 2 * torch.pi, 100).sin()])
+matrices = histories["eg.eigh, Lorentzian"][2]
+for step in [*range(0, 60, 6), *range(60, STEPS, 38), STEPS - 1]:
+    ellipse = plane.T @ matrices[step] @ plane @ circle
+    axes["A"].plot(*ellipse, color=plt.get_cmap("viridis")((step / STEPS) ** 0.5), linewidth=1.5)
+axes["A"].set(title="the covariance in the plane", aspect="equal", xticks=[], yticks=[])
+for name, (losses, gaps, _) in histories.items():
+    style = {"color": "crimson", "linewidth": 3, "zorder": 3} if name.startswith("torch") else {"alpha": 0.7}
+    axes["B"].semilogy(losses, label=name, **style)
+    axes["C"].semilogy([max(gap, 1e-8) for gap in gaps], **style)
     if len(losses) < STEPS:
-        top.plot(len(losses) - 1, losses[-1], "X", color="crimson", markersize=13)
-        top.annotate(
-            "not a number", (len(losses), losses[-1]), xytext=(8, 4), textcoords="offset points", color="crimson"
+        axes["B"].plot(len(losses) - 1, losses[-1], "X", color="crimson", markersize=13, zorder=4)
+        axes["B"].annotate(
+            "not a number", (len(losses), losses[-1]), xytext=(-95, -16), textcoords="offset points", color="crimson"
         )
-top.set_ylabel("loss")
-top.legend(fontsize=9)
-bottom.set_ylabel("gap of the two leading eigenvalues")
-bottom.set_xlabel("step")
+axes["B"].set(title="loss", xticklabels=[])
+axes["B"].legend(fontsize=8)
+axes["C"].set(title="gap of the two leading eigenvalues", xlabel="step")
 plt.show()

@@ -10,6 +10,7 @@ other decompositions bursts.
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.collections import LineCollection
 from torch import Tensor, nn
 
 import eigengrad as eg
@@ -85,15 +86,25 @@ with torch.no_grad():
         for name, weights in (("equal weights", torch.ones(x.shape[:2])), ("learned weights", model(x, y))):
             angles[name].append(error(smallest(x, y, weights), true).clamp(0, 1).sqrt().asin().rad2deg())
 
-figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+# %%
+# One view upon the other: a match is a line from where a point is seen in one to where it is seen in the other. Of
+# 80 matches the network believes those that one motion explains.
+
+shown = {"equal weights": torch.ones(MATCHES), "learned weights": model(x, y)[0].detach()}
+figure, axes = plt.subplot_mosaic("AB;CC", figsize=(8, 7.4), layout="constrained", height_ratios=(1.2, 1))
+for axis, (name, weights) in zip((axes["A"], axes["B"]), shown.items(), strict=True):
+    share = (weights / weights.max()).sqrt()
+    lines = LineCollection(torch.stack([x[0, :, :2], y[0, :, :2]], 1), array=share, cmap="viridis_r", alpha=share)
+    lines.set(clim=(0, 1.2), linewidth=1.5)
+    axis.add_collection(lines)
+    axis.scatter(*y[0, :, :2].T, c=share, cmap="viridis_r", vmin=0, vmax=1.2, alpha=share, s=14)
+    axis.set(title=f"{MATCHES} matches, {name}", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), xticks=[], yticks=[])
 for name, values in angles.items():
     ordered = torch.cat(values).sort().values
-    axis.plot(
-        ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=f"{name}: median {ordered.median():.1f}"
-    )
-axis.set_xlabel("angle to the true essential matrix, degrees")
-axis.set_ylabel("pairs of views below it, %")
-axis.set_title(f"{OUTLIERS:.0%} of the matches are wrong")
-axis.grid(alpha=0.3)
-axis.legend()
+    label = f"{name}: median {ordered.median():.1f}"
+    axes["C"].plot(ordered, torch.linspace(0, 100, len(ordered)), linewidth=2, label=label)
+axes["C"].set(xlabel="angle to the true essential matrix, degrees", ylabel="pairs of views below it, %")
+axes["C"].set_title(f"{OUTLIERS:.0%} of the matches are wrong")
+axes["C"].grid(alpha=0.3)
+axes["C"].legend()
 plt.show()

@@ -71,19 +71,19 @@ print(
     f"median error of the rotation: {curve[0]:.0f} degrees at first, {angle(fit.rotation, R).median():.1f} at the end"
 )
 
-figure = plt.figure(figsize=(12, 4.2), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
-axis = left.subplots()
+figure = plt.figure(figsize=(8, 7), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(1.6, 1))
+axis = bottom.subplots()
 axis.semilogy(curve)
 axis.set(title="median error of the rotation, degrees", xlabel="step", yticks=(1, 10, 100), yticklabels=(1, 10, 100))
 shown = {"before": X[0], "after the fit": X[0] @ fit.rotation[0].T}
-for axis, (title, moved) in zip(right.subplots(1, 2, subplot_kw={"projection": "3d"}), shown.items(), strict=True):
+for axis, (title, moved) in zip(top.subplots(1, 2, subplot_kw={"projection": "3d"}), shown.items(), strict=True):
     axis.scatter(*Y[0].T, s=90, facecolors="none", edgecolors="tab:blue", label="Y")
     axis.scatter(*moved.T, s=20, color="tab:orange", label="X, and its matches")
     for i, j in enumerate(P[0].argmax(1)):
         axis.plot(*torch.stack([moved[i], Y[0, j]]).T, color="tab:orange", linewidth=0.8)
     axis.set(title=title)
     axis.set_axis_off()
-    axis.set_box_aspect(None, zoom=1.5)
-right.axes[0].legend(loc="upper left")
+    axis.set_box_aspect(None, zoom=1.4)
+top.axes[0].legend(loc="lower left")
 plt.show()

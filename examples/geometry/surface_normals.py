@@ -87,11 +87,11 @@ with torch.no_grad():
     }
 angles = {name: sine(normals, true).clamp(0, 1).sqrt().asin().rad2deg() for name, normals in found.items()}
 
-figure = plt.figure(figsize=(11, 5), layout="constrained")
+figure = plt.figure(figsize=(8, 4.4), layout="constrained")
 for place, (name, angle) in enumerate(angles.items()):
     axis = figure.add_subplot(1, 2, place + 1, projection="3d")
     shown = axis.scatter(*points.T, c=angle, cmap="inferno_r", vmin=0, vmax=45, s=10)
-    axis.set_title(f"{name}: {angle.mean():.1f} degrees off on average")
+    axis.set_title(f"{name}: {angle.mean():.1f} degrees off")
     axis.set_box_aspect((1, 1, 1), zoom=1.5)
     axis.set_axis_off()
 figure.colorbar(shown, ax=figure.axes, shrink=0.6, label="error of the normal, degrees")

@@ -104,7 +104,7 @@ for name, (norms, end) in runs.items():
 
 torch.manual_seed(0)
 features = network(torch.linalg.eigh)[0](x[:BATCH]).detach().transpose(0, 1).flatten(1)
-figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 axes[0].semilogy((torch.linalg.eigvalsh(features.cov()).clamp_min(0) + EPS).flip(0), "o", ms=3, color="black")
 axes[0].set(title="64 channels, 9 dimensions", xlabel="index", ylabel="eigenvalue, with eps")
 lines = {"exact": ("crimson", 2), "power iteration": ("lightskyblue", 6), "Taylor": ("tab:green", 1)}

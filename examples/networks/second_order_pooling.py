@@ -71,7 +71,7 @@ for name, (head, features) in heads.items():
 
 # %%
 
-figure = plt.figure(figsize=(10, 4), layout="constrained")
+figure = plt.figure(figsize=(8.4, 4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
 for label, line in enumerate(left.subplots(3, 3)):
     for axis, image in zip(line, test_images[test_labels == label], strict=False):

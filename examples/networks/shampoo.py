@@ -47,7 +47,7 @@ class Shampoo(torch.optim.Optimizer):
 
 # %%
 
-curves = {}
+curves, ends = {}, {}
 for name, make in {
     "SGD": lambda W: torch.optim.SGD(W, lr=0.4),
     "Adam": lambda W: torch.optim.Adam(W, lr=0.1),
@@ -61,18 +61,29 @@ for name, make in {
         value.backward()
         optimizer.step()
         curves[name].append(value.item())
+    ends[name] = W.detach()
     print(f"{name:8} {curves[name][-1]:.2e}")
 
-spectra = {name: torch.linalg.eigvalsh(optimizer.state[W][name]) for name in ("L", "R")}
-figure, (one, two) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+# %%
+# What is left to learn, by direction: from flat ones (above, left) to steep ones (below, right). Gradient descent has
+# learned the steep corner, Adam more, Shampoo most.
+
+across, along = torch.linalg.eigh(left).eigenvectors, torch.linalg.eigh(right).eigenvectors
+figure = plt.figure(figsize=(8, 7), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(1.4, 1))
+for axis, (name, W) in zip(axes := top.subplots(1, 3), ends.items(), strict=True):
+    share = (across.T @ (W - solution) @ along).abs() / (across.T @ solution @ along).abs()
+    shown = axis.imshow(share.clamp(0.01, 1), cmap="magma", norm="log", vmin=0.01, vmax=1, aspect="auto")
+    axis.set(title=name, xticks=[], yticks=[])
+top.colorbar(shown, ax=axes, label="share that is left", shrink=0.8)
+one, two = bottom.subplots(1, 2, width_ratios=(1.6, 1))
 for name, values in curves.items():
     one.semilogy(values, label=name)
-one.set_xlabel("step")
-one.set_ylabel("loss")
+one.set(title="loss", xlabel="step")
 one.legend()
-for name, values in spectra.items():
-    two.semilogy(values.clamp_min(1e-12).flip(0), "o-", markersize=4, label=f"statistics {name}")
-two.set_xlabel("index")
-two.set_ylabel("eigenvalue at the end")
+for name in ("L", "R"):
+    spectrum = torch.linalg.eigvalsh(next(iter(optimizer.state.values()))[name])
+    two.semilogy(spectrum.clamp_min(1e-9).flip(0), "o-", markersize=3, label=name)
+two.set(title="eigenvalues of L and R", xlabel="index")
 two.legend()
 plt.show()

@@ -91,9 +91,9 @@ for name, logarithm in (("logarithm", True), ("covariance itself", False)):
 
 with torch.no_grad():
     found = models["logarithm"].filters() @ colouring
-figure = plt.figure(figsize=(12, 5), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
-for row, (title, patterns) in zip(left.subplots(2, 3), {"true": mixing.T[:3], "found": found}.items(), strict=True):
+figure = plt.figure(figsize=(8, 8), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(1.8, 1))
+for row, (title, patterns) in zip(top.subplots(2, 3), {"true": mixing.T[:3], "found": found}.items(), strict=True):
     for axis, name, pattern in zip(row, CLASSES, patterns, strict=True):
         pattern = pattern / pattern[pattern.abs().argmax()]
         axis.tricontourf(*electrodes.T, pattern, levels=torch.linspace(-1, 1, 21), cmap="RdBu_r")
@@ -102,7 +102,7 @@ for row, (title, patterns) in zip(left.subplots(2, 3), {"true": mixing.T[:3], "f
         axis.plot([-0.12, 0, 0.12], [0.99, 1.12, 0.99], color="black", lw=1)
         axis.set(title=f"{name}, {title}", aspect="equal")
         axis.axis("off")
-axis = right.subplots()
+axis = bottom.subplots()
 for name, values in curves.items():
     axis.plot(values, label=name)
 axis.set(title="new trials right, %", xlabel="step")

@@ -82,10 +82,10 @@ def sheet(channels: Tensor) -> Tensor:
     return framed.permute(0, 2, 1, 3).reshape(40, 80)
 
 
-figure = plt.figure(figsize=(13, 5.2), layout="constrained")
-left, right = figure.subfigures(1, 2, width_ratios=(2.6, 1))
+figure = plt.figure(figsize=(8, 8), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(2.2, 1))
 off_diagonal = {}
-for row, (name, model) in zip(left.subplots(2, 2, width_ratios=(2, 1)), models.items(), strict=True):
+for row, (name, model) in zip(top.subplots(2, 2, width_ratios=(2, 1)), models.items(), strict=True):
     passed = features(model)
     shown = passed.transpose(0, 1).flatten(1).corrcoef()
     off_diagonal[name] = (shown - shown.diag().diag()).abs().mean().item()
@@ -93,9 +93,9 @@ for row, (name, model) in zip(left.subplots(2, 2, width_ratios=(2, 1)), models.i
     row[0].set(title=f"{name}: the channels of one digit", xticks=[], yticks=[])
     row[1].imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1)
     row[1].set(title=f"correlations, mean {off_diagonal[name]:.2f}", xticks=[], yticks=[])
-axis = right.subplots()
-axis.plot([0, 1], list(errors.values()), color="lightgray", zorder=0)
+axis = bottom.subplots()
+axis.plot(list(errors.values()), [0, 1], color="lightgray", zorder=0)
 for place, (found, colour) in enumerate(zip(errors.values(), ("tab:purple", "tab:green"), strict=True)):
-    axis.plot([place] * SEEDS, found, "o", color=colour, ms=9)
-axis.set(title="test images misread, %", xticks=[0, 1], xticklabels=errors, xlim=(-0.4, 1.4), ylim=(0, None))
+    axis.plot(found, [place] * SEEDS, "o", color=colour, ms=9)
+axis.set(title="test images misread, %", yticks=[0, 1], yticklabels=errors, ylim=(1.4, -0.4), xlim=(0, None))
 plt.show()

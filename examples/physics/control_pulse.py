@@ -77,7 +77,8 @@ print(f"fidelity {fidelities[-1]:.6f}")
 
 with torch.no_grad():
     probabilities = states(pulse).abs().square()
-figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+figure, axes = plt.subplot_mosaic("AB;CC", figsize=(8, 7), layout="constrained")
+axes = list(axes.values())
 axes[0].semilogy([1 - value for value in fidelities])
 axes[0].set(xlabel="step", title="infidelity")
 time = TIME * torch.arange(SLICES + 1)
@@ -86,6 +87,6 @@ for channel, name in enumerate(f"{axis}{spin + 1}" for axis in "XY" for spin in 
 axes[1].set(xlabel="time", title="the pulse")
 axes[1].legend(ncols=2, fontsize=8)
 axes[2].stackplot(time, probabilities.T, labels=[f"|{k:03b}>" for k in range(8)])
-axes[2].set(xlabel="time", title="probabilities of the eight basis states", ylim=(0, 1))
-axes[2].legend(loc="center left", fontsize=7)
+axes[2].set(xlabel="time", title="probabilities of the eight basis states", xlim=(0, TIME * SLICES), ylim=(0, 1))
+axes[2].legend(loc="center left", fontsize=9)
 plt.show()

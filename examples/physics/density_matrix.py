@@ -56,7 +56,8 @@ rings = {atoms: relax(atoms) for atoms in (6, 8, 10, 12)}
 for atoms, (_, path) in rings.items():
     print(f"{atoms:3} atoms: bonds alternate by {path[-1]:.3f}")
 
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", width_ratios=(1, 1, 1.3))
+figure, axes = plt.subplot_mosaic("AB;CC", figsize=(8, 7), layout="constrained", height_ratios=(1.5, 1))
+axes = list(axes.values())
 for axis, atoms in zip(axes, (10, 12), strict=False):
     stretch, _ = rings[atoms]
     H = hamiltonian(stretch)
@@ -68,8 +69,7 @@ for axis, atoms in zip(axes, (10, 12), strict=False):
         order = density[i, j].item()
         axis.plot(*place[[i, j]].T, color=plt.get_cmap("viridis")(order), linewidth=12 * order, solid_capstyle="round")
     axis.plot(*place.T, "o", color="k", markersize=9)
-    axis.set(title=f"{atoms} atoms: width and colour are the bond's order", aspect="equal")
-    axis.title.set_fontsize(9)
+    axis.set(title=f"{atoms} atoms, drawn by the bond's order", aspect="equal")
     axis.axis("off")
 for atoms, (_, path) in rings.items():
     axes[2].semilogy(path, label=f"{atoms} atoms")

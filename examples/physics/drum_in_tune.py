@@ -89,8 +89,9 @@ def picture(values: Tensor) -> Tensor:
     return torch.full((SIZE, SIZE), torch.nan, dtype=torch.float64).index_put((rows, columns), values)
 
 
-figure = plt.figure(figsize=(12.5, 4.2), layout="constrained")
-left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1, 1.5))
+figure = plt.figure(figsize=(8, 7), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(1.1, 1))
+left, middle = top.subfigures(1, 2)
 axis = left.subplots()
 shown = axis.imshow(picture(density().detach()), cmap="copper_r")
 axis.set(title="weight of the skin", xticks=[], yticks=[], frame_on=False)
@@ -100,7 +101,7 @@ axis.hlines(range(2, 6), 0, STEPS, color="tab:orange", lw=6, alpha=0.3)
 axis.plot(torch.stack(history), color="black", lw=1)
 axis.set(title=f"modes: {cents[0]:.0f} cents off, then {cents[1]:.1f}", xlabel="step", ylabel="multiple of the pitch")
 for axis, shape, harmonic in zip(
-    right.subplots(2, 5).flat, density().detach().rsqrt() * shapes.T, HARMONICS, strict=True
+    bottom.subplots(2, 5).flat, density().detach().rsqrt() * shapes.T, HARMONICS, strict=True
 ):
     axis.imshow(picture(shape), cmap="RdBu_r", vmin=-shape.abs().max(), vmax=shape.abs().max())
     axis.set(title=f"{harmonic:.0f}", xticks=[], yticks=[], frame_on=False)

@@ -52,6 +52,22 @@ def onsager(beta: float) -> float:
     return -(1 + inner) / math.tanh(2 * beta)
 
 
+def snapshots(betas: tuple[float, ...], size: int = 96, sweeps: int = 200) -> tuple[Tensor, Tensor]:
+    """Spins ``(betas, size, size)`` and energies by a heat bath, one colour of a chessboard at once."""
+    generator = torch.Generator().manual_seed(0)
+    spins = torch.ones(len(betas), size, size)
+    black = torch.arange(size)[:, None].add(torch.arange(size)).remainder(2).bool()
+    around = lambda: sum(spins.roll(shift, dim) for shift in (-1, 1) for dim in (1, 2))  # noqa: E731
+    energies = []
+    for _ in range(sweeps):
+        for colour in (black, ~black):
+            up = (2 * torch.tensor(betas).view(-1, 1, 1) * around()).sigmoid()
+            drawn = 2 * (torch.rand(spins.shape, generator=generator) < up).float() - 1
+            spins = torch.where(colour, drawn, spins)
+        energies.append(-(spins * around()).mean((1, 2)) / 2)
+    return spins, torch.stack(energies[sweeps // 4 :]).mean(0)
+
+
 # %%
 
 ways = {
@@ -69,15 +85,26 @@ for name, decompose in ways.items():
     print(f"{name:18} {finite} of {len(grid)} energies are numbers")
 
 exact = [onsager(beta) for beta in grid.tolist()]
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+chosen = (0.38, CRITICAL, 0.5)
+pictures, sampled = snapshots(chosen)
+figure = plt.figure(figsize=(8, 6.4), layout="constrained")
+top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+for axis, beta, picture in zip(top.subplots(1, 3), chosen, pictures, strict=True):
+    axis.imshow(picture, cmap="cividis")
+    axis.set(title=f"inverse temperature {beta:.2f}", xticks=[], yticks=[])
+finite = torch.tensor(energies["torch.linalg.svd"]).isfinite()
+left, right = bottom.subplots(1, 2, width_ratios=(1.8, 1))
 left.plot(grid, exact, color="0.6", linewidth=5, alpha=0.5, label="Onsager")
-for name, style in (("eg.svd", "o"), ("torch.linalg.svd", "x")):
-    left.plot(grid, energies[name], style, label=name)
-    right.semilogy(grid, [abs(a - b) for a, b in zip(energies[name], exact, strict=True)], style + "-", label=name)
+left.plot(grid, energies["eg.svd"], "o", ms=5, label="through eg.svd")
+left.plot(
+    grid[~finite], torch.tensor(exact)[~finite], "x", color="crimson", ms=9, label="torch.linalg.svd: not a number"
+)
+left.plot(chosen, sampled, "*", color="black", ms=11, label="the pictures above")
+right.semilogy(grid, [abs(a - b) for a, b in zip(energies["eg.svd"], exact, strict=True)], "o-", ms=4)
 for axis in (left, right):
-    axis.axvline(CRITICAL, color="C3", linestyle=":", label="critical point")
+    axis.axvline(CRITICAL, color="C3", linestyle=":")
     axis.set_xlabel("inverse temperature")
 left.set_title("energy per spin")
-right.set_title(f"distance to Onsager, {KEPT} values kept")
-left.legend()
+right.set_title(f"error, {KEPT} values kept")
+left.legend(fontsize=9)
 plt.show()

@@ -36,37 +36,37 @@ def by_eigenvalues(F: Tensor) -> Tensor:
     return 2 * SHEAR / EXPONENT**2 * ((stretches ** (EXPONENT / 2)).sum() - 3) + BULK / 2 * (J - 1) ** 2
 
 
-def uniaxial(stretch: Tensor) -> Tensor:
-    """Deformations ``(*, 3, 3)`` that stretch along one axis and keep the volume: two stretches are equal."""
-    return torch.stack([stretch, stretch**-0.5, stretch**-0.5], -1).diag_embed()
+def lattice(size: int = 11, width: float = 0.045) -> tuple[Tensor, Tensor]:
+    """Stretches ``(points, 3)`` that keep the volume, and where they lie in the plane of their logarithms."""
+    counts = torch.cartesian_prod(torch.arange(-size, size + 1), torch.arange(-size, size + 1))
+    counts = torch.cat([counts, -counts.sum(1, keepdim=True)], 1)
+    counts = counts[counts.abs().amax(1) <= size]
+    basis = torch.tensor([[1.0, -1.0, 0.0], [-1.0, -1.0, 2.0]], dtype=torch.float64)
+    logarithms = width * counts.double()
+    return logarithms.exp(), logarithms @ torch.nn.functional.normalize(basis, dim=1).T
 
 
 # %%
-# Stress ``P = dW/dF`` and the modulus of shear ``d^2 W / dF_12^2`` along the test, in one ``vmap``.
+# The modulus of shear between the first two axes, ``d^2 W / dF_12^2``, for every triple in one ``vmap``. In the middle
+# is rest, where it is the shear modulus; on three lines through it, two of the stretches are equal.
 
-stretch = torch.linspace(0.6, 1.8, 61, dtype=torch.float64)
-curves = {}
+stretches, places = lattice()
+moduli = {}
 for name, energy in (("eg.powm", by_powers), ("torch.linalg.eigvalsh", by_eigenvalues)):
-    stress = torch.func.vmap(torch.func.grad(energy))(uniaxial(stretch))
-    modulus = torch.func.vmap(torch.func.hessian(energy))(uniaxial(stretch))
-    curves[name] = stress[:, 0, 0] - stretch**-1.5 * stress[:, 1, 1], modulus[:, 1, 2, 1, 2]
-    print(f"{name:22} {modulus.isfinite().flatten(1).all(1).sum()} of {len(stretch)} moduli are finite")
+    tangents = torch.func.vmap(torch.func.hessian(energy))(stretches.diag_embed())
+    moduli[name] = tangents[:, 0, 1, 0, 1]
+    print(f"{name:22} {tangents.isfinite().flatten(1).all(1).sum()} of {len(stretches)} moduli are finite")
+rest = moduli["eg.powm"][places.norm(dim=1).argmin()].item()
+print(f"at rest {rest:.12f}, the shear modulus is {SHEAR}")
 
-# %%
-# The modulus between the two equal stretches, where we know it in closed form: half of it at rest is the shear modulus.
-
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-left.plot(stretch, curves["eg.powm"][0], linewidth=4, alpha=0.4, label="eg.powm")
-left.plot(stretch, curves["torch.linalg.eigvalsh"][0], "k--", linewidth=1, label="eigvalsh")
-left.axhline(0, color="0.8", zorder=0)
-left.set(xlabel="stretch", ylabel="nominal stress", title="first derivatives agree")
-left.legend()
-right.plot(stretch, curves["eg.powm"][1], linewidth=4, alpha=0.4, label="eg.powm")
-theirs = curves["torch.linalg.eigvalsh"][1]
-right.plot(stretch, theirs, "k.", markersize=4, label="eigvalsh, where finite")
-lost = theirs.isnan()
-right.plot(stretch[lost], curves["eg.powm"][1][lost], "x", color="crimson", label="eigvalsh: not a number")
-right.plot(1.0, SHEAR, "o", markersize=10, fillstyle="none", color="C2", label="shear modulus at rest")
-right.set(xlabel="stretch", ylabel="modulus of shear between the equal stretches", title="second derivatives do not")
-right.legend()
+figure, axes = plt.subplots(1, 2, figsize=(8, 4.9), layout="constrained")
+for axis, (name, values) in zip(axes, moduli.items(), strict=True):
+    lost = ~values.isfinite()
+    shown = axis.scatter(*places[~lost].T, c=values[~lost], cmap="viridis", marker="h", s=118, vmin=0.6, vmax=1.6)
+    axis.plot(*places[lost].T, "x", color="crimson", ms=7, mew=2)
+    for pair, corner in (("1 = 2", (0, -1)), ("1 = 3", (-0.866, 0.5)), ("2 = 3", (0.866, 0.5))):
+        axis.annotate(pair, 1.1 * places.norm(dim=1).max() * torch.tensor(corner), ha="center", va="center", fontsize=9)
+    axis.set(title=f"{name}: {lost.sum()} not a number" if lost.any() else name, aspect="equal")
+    axis.axis("off")
+figure.colorbar(shown, ax=axes, location="bottom", shrink=0.5, label="modulus of shear between axes 1 and 2")
 plt.show()

@@ -60,9 +60,10 @@ with torch.no_grad():
     seen = f(x)
 print(f"mean canonical correlation on fresh data: linear {linear:.2f}, deep {deep:.2f}")
 
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
+figure, axes = plt.subplots(2, 2, figsize=(8, 7.6), layout="constrained")
+axes = axes.flat
 for axis, (title, points) in zip(axes, {"view 1": x, "view 2": y, "learned from view 1": seen}.items(), strict=False):
-    axis.scatter(*points[:, :2].T, c=hidden, cmap="viridis", s=4)
+    axis.scatter(*points[:, :2].T, c=hidden, cmap="viridis", s=8)
     axis.set_title(title)
     axis.set_xticks([])
     axis.set_yticks([])

@@ -51,11 +51,12 @@ for step in range(601):
     losses.append(loss.item())
 print(f"Fréchet distance: {losses[0]:.2f} at first, {sum(losses[-20:]) / 20:.2f} at the end")
 
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.3), layout="constrained")
+figure, axes = plt.subplots(2, 2, figsize=(8, 6.4), layout="constrained")
+axes = axes.flat
 goal = target(800, 0)
 for axis, (step, points) in zip(axes, snapshots.items(), strict=False):
-    axis.scatter(*goal.T, s=3, color="0.8")
-    axis.scatter(*points.T, s=3, color="C1")
+    axis.scatter(*goal.T, s=5, color="0.8")
+    axis.scatter(*points.T, s=5, color="C1")
     axis.set(title=f"step {step}", xlim=(-1.6, 2.6), ylim=(-1.2, 1.7), xticks=[], yticks=[])
 axes[3].semilogy(losses)
 axes[3].set(title="Fréchet distance", xlabel="step")

@@ -50,7 +50,8 @@ for step in range(30):
 weights = weights.detach()
 print(f"{n} nodes, {len(i)} edges; the second eigenvalue rises from {curve[0]:.4f} to {curve[-1]:.4f}")
 
-figure, axes = plt.subplots(1, 4, figsize=(15, 2.7), layout="constrained", width_ratios=(1.5, 1.5, 1.5, 1))
+figure, axes = plt.subplots(2, 2, figsize=(8, 4.6), layout="constrained")
+axes = axes.flat
 lines = torch.stack([places[i], places[j]], 1)
 for axis, column in zip(axes, (1, 2), strict=False):
     axis.add_collection(LineCollection(lines, colors="0.85", linewidths=0.7))

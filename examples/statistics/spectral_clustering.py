@@ -57,13 +57,14 @@ learned = logarithm.exp().detach()
 print("scales of the five coordinates:", [f"{scale:.2f}" for scale in learned])
 
 order = labels.argsort()
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
-axes[0].scatter(*points[:, :2].T, c=labels, cmap="coolwarm", s=8)
+figure, axes = plt.subplots(2, 2, figsize=(8, 7.6), layout="constrained")
+axes = axes.flat
+axes[0].scatter(*points[:, :2].T, c=labels, cmap="coolwarm", s=14)
 axes[0].set(title="two of five coordinates", aspect="equal", xticks=[], yticks=[])
-for axis, (title, scales) in zip(axes[1:], {"before": start, "after": learned}.items(), strict=False):
+for axis, (title, scales) in zip(axes[2:], {"before": start, "after": learned}.items(), strict=True):
     shown = axis.imshow(agreement(projector(scales))[order][:, order].detach(), cmap="RdBu_r", vmin=-1, vmax=1)
     axis.set(title=f"agreement of points, {title}", xticks=[], yticks=[])
-figure.colorbar(shown, ax=axes[1:3], shrink=0.8)
-axes[3].semilogy(curve)
-axes[3].set(title="loss of 24 labelled points", xlabel="step")
+figure.colorbar(shown, ax=axes[2:], shrink=0.8)
+axes[1].semilogy(curve)
+axes[1].set(title="loss of 24 labelled points", xlabel="step")
 plt.show()

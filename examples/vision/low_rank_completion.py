@@ -89,8 +89,8 @@ shown = {
     "all of the pixels": pictures,
 }
 colours = plt.get_cmap("magma").with_extremes(bad="tab:gray")
-figure, axes = plt.subplots(1, 4, figsize=(14, 3.7), layout="constrained")
-for axis, (title, values) in zip(axes, shown.items(), strict=True):
+figure, axes = plt.subplots(2, 2, figsize=(8, 8.4), layout="constrained")
+for axis, (title, values) in zip(axes.flat, shown.items(), strict=True):
     axis.imshow(sheet(values), cmap=colours, vmin=0, vmax=1)
     axis.set(title=title, xticks=[], yticks=[])
 plt.show()
