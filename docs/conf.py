@@ -24,6 +24,7 @@ extensions = [
     "sitekit.gallery",
     "sitekit.mathml",
     "sitekit.repository",
+    "sitekit.signatures",
 ]
 exclude_patterns = ["_build", "_static", "_templates", "sitekit", "gallery/**/*.ipynb"]
 exclude_patterns += ["sg_execution_times.rst", "gallery/sg_execution_times.rst", "gallery/*/sg_execution_times.rst"]

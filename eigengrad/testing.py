@@ -61,7 +61,8 @@ def spectrum(kind: str, n: int, *, scale: float = 1.0) -> Tensor:
     """Ascending eigenvalues ``(n,)`` in float64.
 
     Args:
-        kind: a name of :data:`SPECTRA`.
+        kind: a key of ``SPECTRA``: "zero", "identity", "separated", "geometric", "graded", "one_large", "tie",
+            "cluster", "rank_deficient", "indefinite" or "mirrored".
         n: how many.
         scale: what they are multiplied by.
 
@@ -69,7 +70,8 @@ def spectrum(kind: str, n: int, *, scale: float = 1.0) -> Tensor:
         ValueError: for an unknown kind.
 
     Example:
-        >>> spectrum("tie", 4)
+        >>> import eigengrad as eg
+        >>> eg.testing.spectrum("tie", 4)
         tensor([0.2500, 0.2500, 0.5000, 0.5000], dtype=torch.float64)
     """
     if kind not in SPECTRA:
@@ -103,7 +105,8 @@ def wilkinson(n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Wilkinson's tridiagonal matrix ``(n, n)``, whose eigenvalues come in pairs that agree to many digits.
 
     Example:
-        >>> torch.linalg.eigvalsh(wilkinson(21))[-2:]
+        >>> import torch, eigengrad as eg
+        >>> torch.linalg.eigvalsh(eg.testing.wilkinson(21))[-2:]
         tensor([10.7462, 10.7462], dtype=torch.float64)
     """
     beside = torch.ones(max(n - 1, 0), dtype=dtype)
@@ -152,7 +155,7 @@ def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> RuleP
         scale_free: require ``K(c L) = K(L)/c``. Switch it off for a rule with an absolute threshold.
 
     Returns:
-        What the contract leaves open: whether the weights are antisymmetric.
+        What the contract leaves open, whether the weights are antisymmetric.
 
     Raises:
         TypeError: if ``rule`` has not the two methods.
@@ -160,9 +163,9 @@ def check_gradient_rule(rule: GradientRule, *, scale_free: bool = True) -> RuleP
 
     Example:
         >>> import eigengrad as eg
-        >>> check_gradient_rule(eg.Masked(rtol=1e-4))
+        >>> eg.testing.check_gradient_rule(eg.Masked(rtol=1e-4))
         RuleProperties(antisymmetric=True)
-        >>> check_gradient_rule(eg.PowerIteration(19)).antisymmetric
+        >>> eg.testing.check_gradient_rule(eg.PowerIteration(19)).antisymmetric
         False
     """
     check_rule(rule)

@@ -133,7 +133,7 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     concepts = by_concept()
     for concept, names in concepts.items():
-        listing = "\n".join(f"   ~{name}" for name in names)
+        listing = "\n".join(f"   {'~' if name.count('.') == 1 else ''}{name}" for name in names)
         page = f"# {concept.title}\n\n{concept.text}\n\n"
         page += f"```{{eval-rst}}\n.. autosummary::\n   :toctree: ../api/names\n   :nosignatures:\n\n{listing}\n```\n"
         _write(folder / f"api-{concept.slug}.md", page)

@@ -31,7 +31,7 @@ class Inspection:
     condition: Tensor
     """``(*)``, the largest magnitude divided by the smallest; infinite if that is zero."""
     amplification: dict[GradientRule, Tensor]
-    """For each rule the largest ``abs(K)``, ``(*)``, times the largest magnitude: how much it amplifies."""
+    """For each rule the largest ``abs(K)``, ``(*)``, times the largest magnitude, which is how much it amplifies."""
     advice: str
     """One sentence about the worst matrix of the batch."""
 

@@ -38,7 +38,8 @@ def gradient_bound(
     Source: Wang et al., NeurIPS 2019, section 3.
 
     Example:
-        >>> gradient_bound(64, eps=1e-4)
+        >>> import eigengrad as eg
+        >>> eg.analysis.gradient_bound(64, eps=1e-4)
         12160000.0
     """
     for name, value in (("n", n), ("eps", eps), ("largest", largest)):
@@ -60,7 +61,8 @@ def remainder(ratio: float, iterations: int = 19) -> float:
     Source: Wang et al., NeurIPS 2019, section 3.
 
     Example:
-        >>> round(remainder(0.85, iterations=19), 3)
+        >>> import eigengrad as eg
+        >>> round(eg.analysis.remainder(0.85, iterations=19), 3)
         0.046
     """
     if not -1 <= ratio <= 1:
@@ -83,7 +85,8 @@ def iterations_for(ratio: float, share: float = 0.05) -> int:
     Source: Wang et al., NeurIPS 2019, section 3, which picks 19 for a ratio of 0.85 and a share of 5%.
 
     Example:
-        >>> iterations_for(0.85, share=0.05)
+        >>> import eigengrad as eg
+        >>> eg.analysis.iterations_for(0.85, share=0.05)
         19
     """
     if not -1 < ratio < 1:

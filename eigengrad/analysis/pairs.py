@@ -16,7 +16,7 @@ class PairInspection:
     """What :func:`inspect` found of an operator; ``print`` shows it as a small table."""
 
     eigenvalues: Tensor
-    """``(p,)``, in the order of ``which``: the k asked for, and the rest of a multiplet that k cuts."""
+    """``(p,)``, in the order of ``which``, the k asked for, and the rest of a multiplet that k cuts."""
     eigenvectors: Tensor
     """``(n, p)``."""
     residuals: Tensor
@@ -24,8 +24,8 @@ class PairInspection:
     gaps: Tensor
     """``(k,)``, from each of the k to the next in this order, divided alike; the last is the gap at the cut."""
     condition: float
-    """Of the gradient's linear equations: twice the largest magnitude, which bounds the spectrum, over the cut's
-    gap."""
+    """Condition of the gradient's linear equations, twice the largest magnitude, which bounds the spectrum, over the
+    cut's gap."""
     cut: bool
     """Whether k takes some of a group of equal eigenvalues and leaves others."""
     products: int

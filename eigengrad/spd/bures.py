@@ -50,8 +50,9 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
             arguments: its gradient is 0 where the value is, and rounding's own where that leaves 1e-15 of it.
 
     Returns:
-        Real distances. Toward a null space the distance has no derivative (its square falls like a root): the gradient
-        is that for a factor of the matrix, or for moves that keep its range; between null vectors it means nothing.
+        Real distances. Toward a null space the distance has no derivative (its square falls like a root), and the
+        gradient is that for a factor of the matrix, or for moves that keep its range; between null vectors it means
+        nothing.
         Second derivatives ask for a positive definite A: of a singular one they leave out how its range turns.
 
     Shape:

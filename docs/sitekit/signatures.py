@@ -1,0 +1,27 @@
+"""Signatures say what a default is worth: ``momentum=0.25``, where the source has the name of a constant."""
+
+import re
+import sys
+
+from sphinx.application import Sphinx
+
+CONSTANT = re.compile(r"=(?P<name>[A-Z_]{2,})\b")
+LONGEST = 20
+"""What is longer keeps its name."""
+
+
+def valued(app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returned: str) -> tuple:
+    """A signature whose constants are their values, as Sphinx asks for it."""
+    module = sys.modules.get(getattr(value, "__module__", ""))
+
+    def replaced(default: re.Match[str]) -> str:
+        said = repr(getattr(module, default["name"], None))
+        return default[0] if said == "None" or len(said) > LONGEST else f"={said}"
+
+    return CONSTANT.sub(replaced, signature or ""), returned
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect it."""
+    app.connect("autodoc-process-signature", valued)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
