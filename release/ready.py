@@ -29,6 +29,8 @@ def wanting(root: Path, files: Sequence[str], tags: Sequence[str]) -> Iterator[s
     citation = (root / "CITATION.cff").read_text()
     if not re.search(r"^repository-code: ", citation, re.MULTILINE):
         yield "CITATION.cff: no repository-code"
+    if "not on a package index yet" in (root / "docs" / "index.md").read_text():
+        yield "docs/index.md and README.md: how to install it from an index"
     found = re.search(r'^__version__ = "(.+)"', (root / "eigengrad" / "__init__.py").read_text(), re.MULTILINE)
     assert found is not None
     version = found[1]

@@ -64,6 +64,8 @@ def test_what_an_upload_wants(tmp_path: Path) -> None:
     wanting = part("ready").wanting
     address = "https://example.org/e"
     (tmp_path / "eigengrad").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("pip install eigengrad\n")
     (tmp_path / "eigengrad" / "__init__.py").write_text('__version__ = "1.2.0"\n')
     project = tmp_path / "pyproject.toml"
     project.write_text("[project.urls]\n" + "".join(f'{name} = "{address}"\n' for name in part("ready").ADDRESSES))
