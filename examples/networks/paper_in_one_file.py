@@ -104,7 +104,7 @@ for name, (norms, end) in runs.items():
 
 torch.manual_seed(0)
 features = network(torch.linalg.eigh)[0](x[:BATCH]).detach().transpose(0, 1).flatten(1)
-figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(8, 7), layout="constrained")
 axes[0].semilogy((torch.linalg.eigvalsh(features.cov()).clamp_min(0) + EPS).flip(0), "o", ms=3, color="black")
 axes[0].set(title="64 channels, 9 dimensions", xlabel="index", ylabel="eigenvalue, with eps")
 lines = {"exact": ("crimson", 2), "power iteration": ("lightskyblue", 6), "Taylor": ("tab:green", 1)}
@@ -114,5 +114,5 @@ for name, (norms, end) in runs.items():
     if "failed" in end:
         axes[1].plot(len(norms) or 1, norms[-1] if norms else 1, "X", color=colour, ms=12, zorder=3)
 axes[1].set(title="norm of the gradient", xlabel="step")
-axes[1].legend(fontsize=9)
+axes[1].legend(loc="upper right")
 plt.show()
