@@ -4,6 +4,7 @@ import csv
 import math
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitekit import api, links, measured, repository  # noqa: E402
+from sitekit import api, gallery, links, mathml, measured, repository, signatures  # noqa: E402
 
 PAGES = sorted(DOCS.glob("*.md"))
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
@@ -130,6 +131,33 @@ def test_names_are_linked_and_code_is_left_alone() -> None:
         "{py:obj}`eg.eigh(A, k) <eigengrad.eigh>` and `eg.nothing`\n\n```python\n>>> `eg.eigh`\n1\n```\n"
         "or {py:obj}`eg.nn.fold <eigengrad.nn.fold>`"
     ]
+
+
+def test_a_page_of_the_gallery_begins_with_its_picture() -> None:
+    picture = ".. image-sg:: /gallery/a/images/b_001.png\n   :alt: b\n   :class: c\n"
+    code = ".. GENERATED FROM PYTHON SOURCE LINES 1-2\n\n.. code-block:: Python\n\n    1\n"
+    source = [f"B\n=\n\nWhat it is.\n\n{code}\n{code}\n{picture}\nOut\n"]
+    gallery.picture_first(None, "gallery/a/b", source)
+    assert source == [f"B\n=\n\nWhat it is.\n\n{picture}\n{code}\n{code}\n\nOut\n"]
+
+
+def test_a_signature_says_what_its_defaults_are_worth() -> None:
+    whiten = api.public_names()["eigengrad.whiten"]
+    said, _ = signatures.valued(
+        None, "function", "", whiten, None, "(x, momentum=MOMENTUM, *, a=None, b=NOT_THERE)", ""
+    )
+    assert re.fullmatch(r"\(x, momentum=[0-9.]+, \*, a=None, b=NOT_THERE\)", said)
+
+
+def test_formulas_may_break_at_a_space_and_have_their_font(tmp_path: Path) -> None:
+    assert mathml.SPACE.split(r"a, \qquad b \quad c") == ["a, ", "b ", "c"]
+    pytest.importorskip("ziamath")
+    (tmp_path / "_static").mkdir()
+    site = types.SimpleNamespace(outdir=tmp_path, builder=types.SimpleNamespace(format="html"))
+    mathml.write_font(site, None)
+    font = pytest.importorskip("fontTools.ttLib").TTFont(tmp_path / "_static" / "formula.woff")
+    assert "MATH" in font
+    assert {ord("x"), 0x3BB, 0x1D706, 0x2218, 0x2211} <= set(font.getBestCmap())
 
 
 def test_the_walk_over_a_site_finds_what_is_wrong(tmp_path: Path) -> None:
