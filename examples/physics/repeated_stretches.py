@@ -64,7 +64,7 @@ for axis, (name, values) in zip(axes, moduli.items(), strict=True):
     lost = ~values.isfinite()
     shown = axis.scatter(*places[~lost].T, c=values[~lost], cmap="viridis", marker="h", s=118, vmin=0.6, vmax=1.6)
     axis.plot(*places[lost].T, "x", color="crimson", ms=7, mew=2)
-    for pair, corner in (("1 = 2", (0, -1)), ("1 = 3", (-0.866, 0.5)), ("2 = 3", (0.866, 0.5))):
+    for pair, corner in (("1 = 2", (0, -0.87)), ("1 = 3", (-0.866, 0.5)), ("2 = 3", (0.866, 0.5))):
         axis.annotate(pair, 1.1 * places.norm(dim=1).max() * torch.tensor(corner), ha="center", va="center", fontsize=9)
     axis.set(title=f"{name}: {lost.sum()} not a number" if lost.any() else name, aspect="equal")
     axis.axis("off")
