@@ -147,6 +147,7 @@ def test_a_signature_says_what_its_defaults_are_worth() -> None:
         None, "function", "", whiten, None, "(x, momentum=MOMENTUM, *, a=None, b=NOT_THERE)", ""
     )
     assert re.fullmatch(r"\(x, momentum=[0-9.]+, \*, a=None, b=NOT_THERE\)", said)
+    assert signatures.valued(None, "attribute", "", 1, None, None, None) is None
 
 
 def test_formulas_may_break_at_a_space_and_have_their_font(tmp_path: Path) -> None:

@@ -10,15 +10,19 @@ LONGEST = 20
 """What is longer keeps its name."""
 
 
-def valued(app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returned: str) -> tuple:
-    """A signature whose constants are their values, as Sphinx asks for it."""
+def valued(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """A signature whose constants are their values; None, which changes nothing, for what has no signature."""
+    if signature is None:
+        return None
     module = sys.modules.get(getattr(value, "__module__", ""))
 
     def replaced(default: re.Match[str]) -> str:
         said = repr(getattr(module, default["name"], None))
         return default[0] if said == "None" or len(said) > LONGEST else f"={said}"
 
-    return CONSTANT.sub(replaced, signature or ""), returned
+    return CONSTANT.sub(replaced, signature), returned
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
