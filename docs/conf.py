@@ -30,7 +30,7 @@ exclude_patterns = ["_build", "_static", "_templates", "sitekit", "gallery/**/*.
 exclude_patterns += ["sg_execution_times.rst", "gallery/sg_execution_times.rst", "gallery/*/sg_execution_times.rst"]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]
-smartquotes = False  # an error's text is found as it was pasted
+smartquotes_action = "D"  # dashes alone: an error's text is found as it was pasted
 
 # Pages that are made here and now: every public name, and what was measured.
 api.write(ROOT / "docs" / "_generated")
