@@ -57,7 +57,8 @@ histories = {name: descend(decompose) for name, decompose in ways.items()}
 # eigenvectors have no direction of their own.
 
 figure, axes = plt.subplot_mosaic("AB;AC", figsize=(9, 5), layout="constrained", width_ratios=(1, 1.2))
-circle = torch.stack([torch.linspace(0, 2 * torch.pi, 100).cos(), torch.linspace(0, 2 * torch.pi, 100).sin()])
+turn = torch.linspace(0, 2 * torch.pi, 100, dtype=plane.dtype)
+circle = torch.stack([turn.cos(), turn.sin()])
 matrices = histories["eg.eigh, Lorentzian"][2]
 for step in [*range(0, 60, 6), *range(60, STEPS, 38), STEPS - 1]:
     ellipse = plane.T @ matrices[step] @ plane @ circle
