@@ -169,6 +169,53 @@ def test_one_matrix_of_any_rank(rank, dtype):
     assert torch.autograd.gradcheck(lambda A: eg.spd.optimal_transport_map(hermitian(A), B), A, fast_mode=True)
 
 
+def along(curve, t):
+    """A Hermitian matrix at t: ``(H + t K)(H + t K)^H + t L``, L or none."""
+    H, K, L = curve
+    H = H + t * K
+    A = H @ H.mH if isinstance(H, torch.Tensor) else H * H.H
+    return A if L is None else A + t * L
+
+
+def curves(n, ranks, dtype):
+    """Of two matrices of these ranks, which they keep; but the one of larger rank moves freely, too."""
+    generator = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(*shape, dtype=dtype, generator=generator)  # noqa: E731
+    first, second = ([random(n, rank), random(n, rank), None] for rank in ranks)
+    for mine, other in ((first, second), (second, first)):
+        if mine[0].shape[1] > other[0].shape[1]:
+            mine[2] = hermitian(random(n, n))
+    return first, second
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("ranks", [(4, 4), (4, 2), (2, 4), (3, 2), (2, 3), (2, 2), (1, 4)])
+def test_three_derivatives_at_any_ranks_in_many_digits(ranks, dtype):
+    """Along all moves that the distance has derivatives for: of a factor, and of the matrix of larger rank at will."""
+    first, second = curves(4, ranks, dtype)
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    derivatives = [eg.spd.bures_distance(along(first, t), along(second, t), squared=True)]
+    m = torch.zeros(4, dtype=dtype)
+    derivatives.append(eg.spd.frechet_distance(m, along(first, t), m, along(second, t)))
+
+    with mpmath.workdps(60):
+        exactly = [[None if X is None else _exact(X) for X in curve] for curve in (first, second)]
+
+        def squared(t):
+            A, B = (along(curve, t) for curve in exactly)
+            (H, K, _), other = (exactly[0], B) if ranks[0] <= ranks[1] else (exactly[1], A)
+            product = (H + t * K).H * other * (H + t * K)
+            L = (mpmath.eighe if dtype.is_complex else mpmath.eigsy)(product, eigvals_only=True)
+            return sum(mpmath.re(A[i, i] + B[i, i]) for i in range(4)) - 2 * sum(map(mpmath.sqrt, L))
+
+        expected = [float(mpmath.diff(squared, 0, order, h=mpmath.mpf(10) ** -12)) for order in range(4)]
+    for value in derivatives:
+        for order, exact in enumerate(expected):
+            assert abs(float(value.detach()) / exact - 1) < 1e-8, order
+            if order < 3:
+                (value,) = torch.autograd.grad(value, t, create_graph=True)
+
+
 def test_gradient_of_fid_with_fewer_samples_than_features():
     images, real = (torch.randn(6, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     images.requires_grad_()
@@ -261,7 +308,7 @@ def test_transforms_and_empty_batches():
 
 def test_bad_input_is_named():
     A = definite(4)
-    with pytest.raises(ValueError, match="B must have the dtype and size of A"):
+    with pytest.raises(ValueError, match="B must have the dtype, device and size of A"):
         eg.spd.bures_distance(A, definite(3))
     with pytest.raises(ValueError, match="mean2 must be vectors"):
         eg.spd.frechet_distance(A[0], A, A[0, :3], A)
