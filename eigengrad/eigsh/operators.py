@@ -27,8 +27,12 @@ class Operator(NamedTuple):
     """``(X (n, b), *params) -> A X (n, b)``, differentiable in all."""
     pairing: Callable[..., Tensor]
     """``(U, X, *params) -> Re <U, A X>``, differentiable in all, with a Hermitian derivative in A."""
-    fast: Callable[[Tensor], Tensor]
-    """``X -> A X`` without derivatives."""
+    fast: Callable[..., Callable[[Tensor], Tensor]]
+    """``*params -> (X -> A X)``, without derivatives."""
+
+    def constant(self) -> Callable[[Tensor], Tensor]:
+        """``X -> A X`` at its own params, without derivatives."""
+        return self.fast(*(param.detach() for param in self.params))
 
 
 def as_operator(
@@ -90,8 +94,7 @@ def _dense(A: Tensor) -> Operator:
     def pairing(U: Tensor, X: Tensor, A: Tensor) -> Tensor:
         return ((U.conj() * (A @ X)).sum().real + (X.conj() * (A @ U)).sum().real) / 2
 
-    constant = A.detach()
-    return Operator(A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda X: constant @ X)
+    return Operator(A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda A: lambda X: A @ X)
 
 
 def _sparse(A: Tensor) -> Operator:
@@ -103,9 +106,15 @@ def _sparse(A: Tensor) -> Operator:
         counts = A.crow_indices().diff()
         rows = torch.repeat_interleave(torch.arange(n, device=A.device), counts)
         columns = A.col_indices().to(rows.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces that CSR is in beta, to someone who may have COO
-        constant = A.detach().to_sparse_csr()
+
+    def fast(values: Tensor) -> Callable[[Tensor], Tensor]:
+        if A.layout == torch.sparse_csr:
+            compressed = torch.sparse_csr_tensor(A.crow_indices(), A.col_indices(), values, A.shape)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch announces that CSR is in beta, to someone who has COO
+                compressed = torch.sparse_coo_tensor(A.indices(), values, A.shape, is_coalesced=True).to_sparse_csr()
+        return lambda X: compressed @ X
 
     def product(X: Tensor, values: Tensor) -> Tensor:
         return X.new_zeros(X.shape).index_add(0, rows, values[:, None] * X[columns])
@@ -116,7 +125,7 @@ def _sparse(A: Tensor) -> Operator:
             total = total + (u[rows].conj() * x[columns] + x[rows].conj() * u[columns]).sum(-1) / 2
         return (values * total).sum().real
 
-    return Operator(n, A.dtype, A.device, (A.values(),), product, pairing, lambda X: constant @ X)
+    return Operator(n, A.dtype, A.device, (A.values(),), product, pairing, fast)
 
 
 def _callable(
@@ -134,5 +143,4 @@ def _callable(
     def pairing(U: Tensor, X: Tensor, *params: Tensor) -> Tensor:
         return (U.conj() * product(X, *params)).sum().real
 
-    constants = tuple(param.detach() for param in params)
-    return Operator(n, dtype, device, params, product, pairing, lambda X: product(X, *constants))
+    return Operator(n, dtype, device, params, product, pairing, lambda *params: lambda X: product(X, *params))
