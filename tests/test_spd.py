@@ -398,6 +398,11 @@ def test_bad_input_is_named():
         eg.spd.karcher_mean(definite(3, 4), max_iterations=1)
     with pytest.raises(torch.linalg.LinAlgError):
         eg.spd.geometric_mean(-A, A)
+    for distance in (eg.spd.bures_distance, lambda A, B: eg.spd.frechet_distance(A[0, 0], A, A[0, 0], B)):
+        indefinite = torch.stack([A, A - 9 * A.trace() / 4 * torch.eye(4)])
+        for arguments in ((indefinite, A.expand(2, 4, 4)), (A.expand(2, 4, 4), indefinite)):
+            with pytest.raises(torch.linalg.LinAlgError, match="must be positive semidefinite, got one, 1 of the"):
+                distance(*arguments)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import public
+from eigengrad.autograd import has_values, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.spd.arguments import broadcast, check_pair, differ
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport
@@ -43,7 +43,7 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
 
     Raises:
         TypeError, ValueError: for arguments that are no such matrices.
-        torch.linalg.LinAlgError: on NaN or infinity.
+        torch.linalg.LinAlgError: on NaN or infinity, and of matrices that are not semidefinite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -79,7 +79,7 @@ def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: for arguments that are no such matrices.
-        torch.linalg.LinAlgError: on NaN or infinity.
+        torch.linalg.LinAlgError: on NaN or infinity, and of matrices that are not semidefinite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -112,8 +112,22 @@ def factor(A: Tensor) -> Tensor:
 
 
 def positive(l: Tensor) -> Tensor:  # noqa: E741
-    """Eigenvalues of a semidefinite matrix: those within rounding of zero are zero."""
+    """Ascending eigenvalues of a semidefinite matrix: those within rounding of zero are zero.
+
+    Raises:
+        torch.linalg.LinAlgError: if some are negative beyond doubt; NaN for these, where values cannot be looked at.
+    """
     if l.numel() == 0:
         return l
-    rounding = l.shape[-1] * torch.finfo(l.dtype).eps * l[..., -1:]
-    return torch.where(l > rounding, l, 0.0)
+    eps, n = torch.finfo(l.dtype).eps, l.shape[-1]
+    least, largest = l[..., :1], l[..., -1:]
+    negative = least < -max(eps**0.5, n * eps) * largest.abs()
+    if not has_values(l):
+        l = torch.where(negative, torch.nan, l)  # noqa: E741
+    elif bool(negative.any()):
+        bad = int(negative.flatten().nonzero()[0])
+        raise torch.linalg.LinAlgError(
+            f"matrices must be positive semidefinite, got one, {bad} of the batch, with eigenvalues from "
+            f"{float(least.flatten()[bad]):.3g} to {float(largest.flatten()[bad]):.3g}"
+        )
+    return torch.where(l > n * eps * largest, l, torch.where(l.isnan(), l, 0.0))

@@ -46,7 +46,7 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
 
     Raises:
         TypeError, ValueError: for arguments of shapes or dtypes that do not fit.
-        torch.linalg.LinAlgError: on NaN or infinity.
+        torch.linalg.LinAlgError: on NaN or infinity, and of covariances that are not semidefinite.
 
     Example:
         >>> import torch, eigengrad as eg
