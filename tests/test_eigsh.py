@@ -266,6 +266,8 @@ def test_bad_input_is_named():
         eg.eigsh(A.expand(2, 300, 300), 3)
     with pytest.raises(ValueError, match="needs n"):
         eg.eigsh(lambda X: X, 3)
+    with pytest.raises(TypeError, match=r"dtype must be float32, .* got torch\.int64; give one"):
+        eg.eigsh(lambda X, p: X, 3, n=300, params=[torch.arange(3)])
     with pytest.raises(ValueError, match="must have X's shape"):
         eg.eigsh(lambda X: X[:1], 3, n=300)
     with pytest.raises(TypeError, match="tensor or a function"):

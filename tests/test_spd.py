@@ -217,6 +217,19 @@ def test_three_derivatives_at_any_ranks_in_many_digits(ranks, dtype):
                 (value,) = torch.autograd.grad(value, t, create_graph=True)
 
 
+def test_what_is_returned_where_there_is_no_derivative():
+    """Into A's null space, where the squared distance falls like a root: the derivative without that root."""
+    a = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    b = torch.tensor([4.0, 9.0, 0.0], dtype=torch.float64)
+    A, B = a.diag().requires_grad_(), b.diag().requires_grad_()
+    gradients = torch.autograd.grad(eg.spd.bures_distance(A, B, squared=True), (A, B))
+    assert torch.allclose(gradients[0], torch.tensor([-1.0, 1, 1]).double().diag())  # 1 - sqrt(b / a) where a > 0
+    assert torch.allclose(gradients[1], torch.tensor([0.5, 1, 1]).double().diag())
+    A = torch.eye(3).double().requires_grad_()
+    (g,) = torch.autograd.grad(eg.spd.bures_distance(A, B.detach(), squared=True), A)
+    assert torch.allclose(g, torch.tensor([-1.0, -2, 1]).double().diag())  # all of it: A is definite
+
+
 def test_gradient_of_fid_with_fewer_samples_than_features():
     images, real = (torch.randn(6, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     images.requires_grad_()

@@ -59,7 +59,7 @@ def eigsh(
     r"""A few eigenvalues and eigenvectors of a large Hermitian operator, differentiable where eigenvalues meet.
 
     Only products with A are made, in the search (a block Davidson iteration with Chebyshev polynomials) and in the
-    gradient, so that memory is that of some :math:`4k` vectors. The gradient is implicit: between the pairs that were
+    gradient, so that memory is that of some :math:`12k` vectors. The gradient is implicit: between the pairs that were
     found by the rule, as in :func:`eigengrad.eigh`, and toward all others exactly, by linear equations, as well
     conditioned as the gap behind the last pair is wide. Derivatives of every order follow in the same way, in reverse
     and forward mode, by ``torch.func.jacrev``, ``jacfwd`` and ``hessian``, too. A search goes on until it has found

@@ -10,6 +10,7 @@ from torch import Tensor
 
 __all__ = ["Operator", "as_operator", "scaled"]
 
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _COLUMNS = 4
 """Taken at once where entries of a sparse matrix are visited, so that memory follows the entries."""
@@ -53,7 +54,7 @@ def as_operator(
     if isinstance(A, Tensor):
         if A.layout not in (torch.strided, *_SPARSE):
             raise TypeError(f"{name} must be a dense, sparse COO or sparse CSR tensor, got {A.layout}; convert it")
-        if A.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        if A.dtype not in _DTYPES:
             raise TypeError(f"{name} must be of float32, float64, complex64 or complex128, got {A.dtype}; convert it")
         if A.dim() != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(
@@ -71,6 +72,8 @@ def as_operator(
     if not all(isinstance(param, Tensor) for param in params):
         raise TypeError(f"params must be tensors, got {[type(param).__name__ for param in params]}")
     like = params[0] if params else torch.empty(0)
+    if (dtype or like.dtype) not in _DTYPES:
+        raise TypeError(f"dtype must be float32, float64, complex64 or complex128, got {dtype or like.dtype}; give one")
     return _callable(A, name, n, dtype or like.dtype, torch.device(device or like.device), params)
 
 
