@@ -409,6 +409,10 @@ def test_bad_input_is_named():
         eg.spd.affine_invariant_distance(definite(2, 4), definite(3, 4))
     with pytest.raises(torch.linalg.LinAlgError, match="no convergence in max_iterations = 1"):
         eg.spd.karcher_mean(definite(3, 4), max_iterations=1)
+    with pytest.raises(torch.linalg.LinAlgError, match="matrix 1 of those of mean 2 of the batch is not positive"):
+        eg.spd.karcher_mean(
+            torch.stack([definite(2, 4), definite(2, 4), torch.stack([A, A - 2 * A.norm() * torch.eye(4)])])
+        )
     with pytest.raises(torch.linalg.LinAlgError):
         eg.spd.geometric_mean(-A, A)
     for distance in (eg.spd.bures_distance, lambda A, B: eg.spd.frechet_distance(A[0, 0], A, A[0, 0], B)):

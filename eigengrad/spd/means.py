@@ -63,7 +63,7 @@ def karcher_mean(A: Tensor, weights: Tensor | None = None, *, max_iterations: in
     """
     A, w = _checked(A, weights)
     find = partial(_iterate, _karcher_step, max_iterations=max_iterations, name="karcher_mean")
-    return root(Equation(find, _karcher_gradient), A, w)
+    return root(Equation(lambda A, w: find(_definite(A), w), _karcher_gradient), A, w)
 
 
 @public
@@ -105,6 +105,17 @@ def _checked(A: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
             f"{tuple(weights.shape)} on {weights.device}"
         )
     return mirrored(A, "L"), weights.to(A.real.dtype)
+
+
+def _definite(A: Tensor) -> Tensor:
+    failed = torch.linalg.cholesky_ex(A).info > 0
+    if bool(failed.any()):
+        mean, matrix = divmod(int(failed.flatten().nonzero()[0]), A.shape[-3])
+        raise torch.linalg.LinAlgError(
+            f"karcher_mean: matrix {matrix} of those of mean {mean} of the batch is not positive definite; add a share "
+            "of the identity to it"
+        )
+    return A
 
 
 def _over(X: Tensor, w: Tensor) -> Tensor:
