@@ -248,8 +248,11 @@ def test_frechet_distance_of_large_matrices(rank):
     value = eg.spd.frechet_distance(m, X, m, B)
     assert relative(value, squared) < 1e-7 and relative(eg.spd.frechet_distance(m, A, m, B), squared) < 1e-7
     G = torch.randn(300, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # A's factor
-    ours, other = (torch.autograd.grad(d, X)[0] @ G for d in (value, squared))
-    assert relative(ours, other) < 1e-7
+    gradients = [torch.autograd.grad(d, X, create_graph=True)[0] for d in (value, squared)]
+    assert relative(*(g.detach() @ G for g in gradients)) < 1e-7
+    E = G @ torch.randn(rank, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) / 300
+    turns = (E + E.mT).requires_grad_()  # of A's range
+    assert relative(*(torch.autograd.grad((g * turns).sum(), X)[0] @ G for g in gradients)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])

@@ -66,16 +66,20 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
     of_means = (apart.conj() * apart).real.sum(-1)
     A, B = broadcast(A, B)
     traces = _trace(A.detach()) + _trace(B.detach())
-    if A.shape[-1] >= LARGE and A.dim() == 2 and not _is_transformed():
+    is_large = A.shape[-1] >= LARGE and A.dim() == 2 and not _is_transformed()
+    if is_large:
         large = _of_large(A, B, traces)
         if large is not None:
             return of_means + large
-    pairs = _pairs(A.detach(), B.detach())
+    pairs = _pairs(A.detach(), B.detach(), of_range=is_large)
     return of_means + SquaredDistance.call(A, B, traces - 2 * pairs.c.sum(-1), *pairs)
 
 
-def _pairs(A: Tensor, B: Tensor) -> Pairs:
+def _pairs(A: Tensor, B: Tensor, *, of_range: bool) -> Pairs:
+    """Those of A's range alone where its rank may be looked at: few samples make a small second problem."""
     G = factor(A)
+    if of_range:
+        G = G[:, : int((G != 0).any(0).sum()) + 1]  # one null vector tells that there are some
     c, W = Eigenbasis.for_function(hermitian_part(G.mH @ B @ G), solvers.resolve("auto"))
     c = positive(c).sqrt()
     X = G @ W
