@@ -99,7 +99,7 @@ def karcher(measured: Measured) -> bool:
 
 
 def spdnet(measured: Measured, rounds: int) -> bool:
-    """A training step of 64 matrices of 22 channels, same seed and loss: theirs, and with our rectified logarithm, in turn."""
+    """A training step of 64 matrices of 22 channels, same seed and loss: theirs, and with our door, in turn."""
     from spd_learn.models import SPDNet
 
     neighbours = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "neighbours.py"))
