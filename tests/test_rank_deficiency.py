@@ -153,9 +153,9 @@ def test_without_thresholds_a_singular_matrix_is_what_the_scalar_is() -> None:
 def test_errors() -> None:
     A = torch.eye(2).expand(3, 2, 2)
     for function in (eg.sqrtm, eg.inv_sqrtm, eg.logm, lambda A, **how: eg.powm(A, 3, **how)):
-        with pytest.raises(ValueError, match="floor must not be negative, got -1"):
+        with pytest.raises(ValueError, match="floor must be finite and not negative, got -1"):
             function(A, floor=-1)
-        with pytest.raises(ValueError, match="rtol must not be negative, got nan"):
+        with pytest.raises(ValueError, match="rtol must be finite and not negative, got nan"):
             function(A, rtol=float("nan"))
         with pytest.raises(TypeError, match="rtol must be a number, got '1'"):
             function(A, rtol="1")

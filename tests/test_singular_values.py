@@ -193,7 +193,7 @@ def test_errors() -> None:
         eg.low_rank(A, 3)
     with pytest.raises(TypeError, match=r"k must be an int, got 1\.0"):
         eg.low_rank(A, 1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="rtol must not be negative, got -1"):
+    with pytest.raises(ValueError, match="rtol must be finite and not negative, got -1"):
         eg.pinv(A, rtol=-1)
     with pytest.raises(ValueError, match="t must be finite and not negative, got -1"):
         eg.soft_threshold(A, -1)

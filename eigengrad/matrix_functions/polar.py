@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import Errors, check_errors, check_matrices, check_square
+from eigengrad.arguments import Errors, check_errors, check_matrices, check_not_negative, check_square, check_tensor
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.matrix_functions.lyapunov import Lyapunov
 from eigengrad.svd import decompose
@@ -150,8 +150,8 @@ def procrustes(
         Rotation ``(*, d, d)``, to be used as ``X @ rotation.mT``; translation ``(*, d)``; scale ``(*)``.
 
     Raises:
-        TypeError: for points of two dtypes or another one.
-        ValueError: if the shapes of X, Y and weights do not fit.
+        TypeError: for points of two dtypes or another one; for weights that are no tensor.
+        ValueError: if the shapes of X, Y and weights do not fit, or a weight is negative (on a CPU).
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
     Source: Kabsch, Acta Cryst. A32, 1976; Umeyama, TPAMI 13, 1991.
@@ -173,6 +173,8 @@ def procrustes(
     points = X.shape[-2]
     if weights is None:
         weights = X.new_ones(points)
+    check_tensor(weights, "weights")
+    check_not_negative(weights, "weights")
     try:
         batch = torch.broadcast_shapes(X.shape[:-2], Y.shape[:-2], weights.shape[:-1])
         X, Y = X.expand(*batch, -1, -1), Y.expand(*batch, -1, -1)
@@ -245,7 +247,8 @@ class _NearestUnitary(Function):
     @staticmethod
     def forward(A: Tensor, proper: bool, errors: Errors) -> tuple[Tensor, Tensor, Tensor]:
         U, s, Vh = decompose(A, errors)
-        threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
+        limits = torch.finfo(s.dtype)
+        threshold = (limits.eps * s.shape[-1] * s[..., :1].unsqueeze(-1)).clamp_min(limits.tiny)  # has a reciprocal
         if proper:
             last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
             signs = torch.cat([torch.ones_like(s[..., 1:]), last[..., : s.shape[-1]]], dim=-1)

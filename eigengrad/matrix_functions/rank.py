@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.arguments import as_threshold, check_not_negative
 from eigengrad.autograd import Function, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
@@ -38,7 +39,7 @@ class Deficiency:
 
     Raises:
         TypeError: if ``floor`` is neither a number nor a real tensor, or ``rtol`` no number.
-        ValueError: if one is negative, or NaN; for another ``below``.
+        ValueError: if one is negative (of a tensor, on a CPU) or not finite; for another ``below``.
     """
 
     def __init__(self, floor: float | Tensor, rtol: float | None, below: Below) -> None:
@@ -47,11 +48,10 @@ class Deficiency:
         if isinstance(floor, Tensor):
             if floor.is_complex():
                 raise TypeError(f"floor must be a number or a real tensor, got {floor.dtype}")
-        else:
-            _check_threshold("floor", floor)
-        if rtol is not None:
-            _check_threshold("rtol", rtol)
-        self.floor, self.rtol, self.below = floor, rtol, below
+            check_not_negative(floor, "floor")
+        self.floor = floor if isinstance(floor, Tensor) else as_threshold(floor, "floor", "a number or a real tensor")
+        self.rtol = None if rtol is None else as_threshold(rtol, "rtol")
+        self.below = below
 
     @property
     def is_possible(self) -> bool:
@@ -82,13 +82,6 @@ class Deficiency:
         # Of two scalars torch.maximum would have a tangent in double precision.
         largest = _Largest.call(A, *basis).unsqueeze(-1)
         return torch.maximum(floor.unsqueeze(-1), self.rtol * largest).squeeze(-1)
-
-
-def _check_threshold(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
 
 
 class Lifted:
