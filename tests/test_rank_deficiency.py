@@ -130,6 +130,30 @@ def test_derivatives_of_both_orders(below: str, dtype: torch.dtype, generator: t
         assert torch.autograd.gradgradcheck(by_rtol, (A,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("largest", [[2.0], [2.0, 2.0]])
+def test_the_threshold_is_the_largest_eigenvalue(
+    largest: list[float], dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """``rtol=1``: all of A is lifted, and the function ``f(max(L)) I``; where two are largest, their mean moves it."""
+    A = hermitian(torch.tensor([0.5, 1.0, *largest]).double(), dtype=dtype, generator=generator).requires_grad_()
+    if len(largest) == 2:
+        A = torch.tensor([0.5, 1.0, *largest]).to(dtype).diag().requires_grad_()
+    value = eg.logm(A, rtol=1.0)
+    torch.testing.assert_close(value, torch.log(torch.tensor(2.0)) * torch.eye(len(A), dtype=dtype))
+    trace = value.diagonal().real.sum()
+    (gradient,) = torch.autograd.grad(trace, A, create_graph=True)
+    V = torch.linalg.eigh(A.detach()).eigenvectors[:, 2:]
+    torch.testing.assert_close(gradient, len(A) / 2.0 * (V @ V.mH) / len(largest))
+    if len(largest) == 1:
+
+        def function(A: Tensor) -> Tensor:
+            return eg.logm((A + A.mH) / 2, rtol=1.0)
+
+        assert torch.autograd.gradcheck(function, A, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, A)
+
+
 def test_batches_and_transforms(generator: torch.Generator) -> None:
     A = torch.stack([hermitian(torch.tensor([0.0, 1.0, 2.0 + i]).double(), generator=generator) for i in range(4)])
     floor = torch.tensor([0.1, 0.5, 1.5, 0.2], dtype=torch.float64)
