@@ -21,6 +21,7 @@ from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import Last, second_derivative
 from eigengrad.matrix_functions.divided_differences import Custom, ScalarFunction
 from eigengrad.matrix_functions.odd_functions import Identity, Reciprocal, SoftThreshold
+from eigengrad.matrix_functions.scales import power_of_two, size_of
 from eigengrad.svd import decompose
 
 __all__ = ["low_rank", "pinv", "singular_value_function", "soft_threshold"]
@@ -140,7 +141,8 @@ def pinv(A: Tensor, *, rtol: float | None = None, errors: Errors = "raise") -> T
     check_matrices(A)
     if rtol is None:
         rtol = max(A.shape[-2:]) * torch.finfo(A.dtype).eps
-    return _apply(A, Reciprocal(), errors, share=as_threshold(rtol, "rtol")).mH
+    unit = power_of_two(size_of(A, (-2, -1)))  # the derivative has the square of a reciprocal
+    return _apply(A / unit, Reciprocal(), errors, share=as_threshold(rtol, "rtol")).mH / unit
 
 
 @public
