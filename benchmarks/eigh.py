@@ -9,7 +9,7 @@ import eigengrad as eg
 from benchmarks.timing import claim, ratios, report
 
 DEFAULT, PAPER = "Lorentzian(), the default", "PowerIteration(19)"
-RULES = {
+RULES: dict[str, eg.gradients.GradientRule] = {
     DEFAULT: eg.Lorentzian(),
     "Exact()": eg.Exact(),
     PAPER: eg.PowerIteration(19),
@@ -37,14 +37,13 @@ def compare(rule: eg.gradients.GradientRule, batch: int, n: int, dtype: torch.dt
     G = torch.randn(batch, n, n, dtype=dtype, generator=generator)
     gL = torch.randn(batch, n, dtype=dtype.to_real(), generator=generator)
     G = G + G.mH
-    return ratios(
-        step(lambda A: eg.eigh(A, gradient=rule), A, gL, G),
-        {
-            "torch.linalg.eigh": step(torch.linalg.eigh, A, gL, G),
-            PAPER: step(lambda A: eg.eigh(A, gradient=RULES[PAPER]), A, gL, G),
-        },
-        rounds=40 if batch > 1 else 300,
-    )
+    ours, rounds = step(lambda A: eg.eigh(A, gradient=rule), A, gL, G), 40 if batch > 1 else 300
+    rivals = {
+        "torch.linalg.eigh": step(torch.linalg.eigh, A, gL, G),
+        PAPER: step(lambda A: eg.eigh(A, gradient=RULES[PAPER]), A, gL, G),
+    }
+    # In pairs: of three in turn, the one that follows torch's would find nothing of its own in the cache.
+    return {name: ratios(ours, {name: rival}, rounds=rounds)[name] for name, rival in rivals.items()}
 
 
 def main() -> None:
