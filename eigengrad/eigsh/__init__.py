@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import as_integer
 from eigengrad.autograd import public
 from eigengrad.eigh import EighResult, eigh
 from eigengrad.eigsh.iteration import Found, Problem, find_pairs
@@ -174,7 +173,8 @@ def search(
         raise ValueError(f"B must have A's dtype and size, {of_A.dtype} and n = {n}, got {of_B.dtype} and n = {of_B.n}")
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
-    k = as_integer(k, "k")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
     if not 0 <= k <= n:
         raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
     if start is not None and (start.dim() != 2 or start.shape[0] != n):
