@@ -185,6 +185,12 @@ def test_half_precision_knows_ties_from_gaps(dtype: torch.dtype) -> None:
         eg.eigh(A).eigenvectors[0].square().square().sum().backward()
 
 
+def test_the_line_is_that_of_a_user_of_torch() -> None:
+    """Not of torch, by way of which a function is called."""
+    with eg.analysis.checks(), pytest.raises(ValueError, match=rf"^eigsh at {here()}: A must be .* takes that for"):
+        torch.compiler.disable(eg.eigsh)(torch.ones(3, 3).triu(), 1)
+
+
 def test_off_it_is_off() -> None:
     bad = torch.ones(3, 3).triu()
     with pytest.raises(ZeroDivisionError), eg.analysis.checks():

@@ -32,7 +32,7 @@ _HERMITIAN: dict[str, tuple[str, ...]] = {
 """By function, the arguments that are taken to be Hermitian."""
 _EIGENVECTORS = "an eigenvector", "eigenvectors of equal eigenvalues"
 _SINGULAR_VECTORS = "a pair of singular vectors", "those of equal singular values"
-_PACKAGE = str(Path(__file__).parents[1])
+_NOT_YOURS = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent)
 _UNITS, _UNITS_OF_HALF = 1000.0, 4.0
 """Of rounding: a matrix is Hermitian, and eigenvalues are equal, up to so many, relative to the largest."""
 
@@ -98,9 +98,9 @@ def _observed(function: Callable[..., Any], name: str, arguments: tuple[Any, ...
 
 
 def _caller() -> str:
-    """The line that called the public function, outside of this package."""
+    """The line that called the public function, outside of this package and of torch."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_YOURS):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -130,9 +130,10 @@ def _check_hermitian(A: Tensor, label: str, name: str, site: str) -> None:
     share = (A - A.mH).abs().amax((-2, -1)) / A.abs().amax((-2, -1)).clamp_min(torch.finfo(A.dtype).tiny)
     bad = share > _units(A.dtype) * torch.finfo(A.dtype).eps
     if bad.any():
+        trusted = "takes that for granted" if name == "eigsh" else "reads the lower triangle alone"
         raise ValueError(
             f"{site}: {_first(bad, label)} must be Hermitian, but {label} - {label}^H is "
-            f"{share[bad].flatten()[0].item():.2g} of {label}'s largest entry; {name} reads the lower triangle alone. "
+            f"{share[bad].flatten()[0].item():.2g} of {label}'s largest entry; {name} {trusted}. "
             f"Pass ({label} + {label}.mH) / 2, or use torch.linalg"
         )
 
