@@ -82,6 +82,7 @@ def test_sparse(function: Callable[[Tensor], object]) -> None:
         (lambda k: eg.topk_eigh(torch.eye(3), k).eigenvalues, "an int or a slice"),
         (lambda k: eg.projector(torch.eye(3), k), "an int or a slice"),
         (lambda k: eg.low_rank(torch.tensor([3.0, 2.0, 1.0]).diag(), k), "an int"),
+        (lambda k: eg.eigsh(torch.tensor([3.0, 2.0, 1.0]).diag(), k).eigenvalues, "an int"),
     ],
 )
 def test_integers(function: Callable[[object], Tensor], kind: str) -> None:
