@@ -154,6 +154,37 @@ def test_cotangents_of_other_pairs(scale: float) -> None:
             (W[:, : V.shape[1]].square() * V.square()).sum().backward()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (5, 3), (3, 5)])
+@pytest.mark.parametrize("full", [False, True])
+def test_cotangents_of_singular_vectors(full: bool, m: int, n: int, dtype: torch.dtype) -> None:
+    """What both sides ask for counts together; here the first two values are tied."""
+    U, V = (torch.linalg.qr(torch.randn(size, 3, dtype=dtype))[0] for size in (m, n))
+    A = ((U * torch.tensor([2.0, 2.0, 1.0])) @ V.mH).requires_grad_()
+    W = torch.randn(m, n, dtype=dtype)
+    with eg.analysis.checks():
+        for loss in (
+            lambda U, S, Vh: (W.conj() * (U[:, :3] @ Vh[:3])).real.sum(),
+            lambda U, S, Vh: (U[0, 2] * Vh[2, 1]).abs().square() + S.sin().sum(),
+            lambda U, S, Vh: S.square().sum(),
+        ):
+            assert torch.autograd.grad(loss(*eg.svd(A, full_matrices=full)), A)[0].isfinite().all()
+        result, weights = eg.svd(A, full_matrices=full), torch.arange(6.0).view(3, 2).square()
+        with pytest.raises(ValueError, match=r"svd at .*: the loss depends on the basis among those of equal singular"):
+            (weights * result.U[:3, :2].abs() ** 2 * result.Vh[0, :3, None].abs() ** 2).sum().backward()
+        if dtype.is_complex:
+            result = eg.svd(A, full_matrices=full)
+            with pytest.raises(ValueError, match=r"svd at .*: the loss depends on the phase of a pair of singular"):
+                result.Vh[2, 0].imag.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_knows_ties_from_gaps(dtype: torch.dtype) -> None:
+    A = eg.testing.hermitian(torch.tensor([1.0, 2.0, 4.0])).to(dtype).requires_grad_()
+    with eg.analysis.checks():
+        eg.eigh(A).eigenvectors[0].square().square().sum().backward()
+
+
 def test_off_it_is_off() -> None:
     bad = torch.ones(3, 3).triu()
     with pytest.raises(ZeroDivisionError), eg.analysis.checks():
