@@ -93,7 +93,7 @@ def _in_full_precision(derivative: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(derivative)
     def outside(*arguments: Any) -> T:
-        if torch.compiler.is_compiling() or not torch._C._is_any_autocast_enabled():
+        if not torch._C._is_any_autocast_enabled() or torch.compiler.is_compiling():
             return derivative(*arguments)
         with torch._C._DisableAutocast():
             return derivative(*arguments)

@@ -53,11 +53,15 @@ class Deficiency:
         self.floor = floor if isinstance(floor, Tensor) else as_threshold(floor, "floor", "a number or a real tensor")
         self.rtol = None if rtol is None else as_threshold(rtol, "rtol")
         self.below = below
-
-    @property
-    def is_possible(self) -> bool:
+        self.is_possible = isinstance(floor, Tensor) or self.floor > 0 or self.rtol is not None or below == "drop"
         """Whether there is anything to do."""
-        return isinstance(self.floor, Tensor) or self.floor > 0 or self.rtol is not None or self.below == "drop"
+
+    @classmethod
+    def of(cls, floor: float | Tensor, rtol: float | None, below: Below) -> "Deficiency":
+        """The same, without the checks where nothing was said."""
+        if type(floor) is float and floor == 0 and rtol is None and below == "lift":
+            return _IMPOSSIBLE
+        return cls(floor, rtol, below)
 
     def apply(
         self, A: Tensor, functions: Sequence[ScalarFunction], solver: solvers.Solver, *parameters: Tensor
@@ -83,6 +87,9 @@ class Deficiency:
         if self.below == "drop":
             return torch.maximum(floor, self.rtol * L.amax(-1))  # has no derivative
         return _Threshold.call(A, floor, self.rtol, *basis)
+
+
+_IMPOSSIBLE = Deficiency(0.0, None, "lift")
 
 
 class Lifted:

@@ -98,7 +98,7 @@ def logm(
         tensor([[0., 0.],
                 [0., 0.]])
     """
-    return _apply(A, Logarithm(), Deficiency(floor, rtol, below), solvers.resolve(solver, errors))
+    return _apply(A, Logarithm(), Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors))
 
 
 @public
@@ -148,7 +148,7 @@ def powm(
         >>> torch.autograd.grad(eg.powm(4 * torch.eye(2), p).trace(), p)[0]      # 2 * 4^p log(4)
         tensor(5.5452)
     """
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
+    deficiency, algorithm = Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors)
     if isinstance(exponent, Tensor):
         return _apply(A, PowerOfParameter(), deficiency, algorithm, exponent=exponent)
     number: Any = exponent
@@ -233,7 +233,7 @@ def matrix_function(
         raise TypeError(f"parameters must be a sequence of tensors, got {given!r}")
     named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
     return _apply(
-        A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solvers.resolve(solver, errors), **named
+        A, Custom(f, divided_difference), Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors), **named
     )
 
 
