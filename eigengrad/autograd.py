@@ -44,13 +44,17 @@ class Function(torch.autograd.Function):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "backward" in vars(cls):
+            cls.backward = staticmethod(_in_full_precision(cls.backward))  # type: ignore[method-assign]
         # torch asks for it in every call under a transform, and inspect takes its time.
         cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
         if "jvp" not in vars(cls):
 
             def jvp(ctx: Any, *tangents: Any) -> Any:
                 with forward_ad._set_fwd_grad_enabled(True):
-                    return cls.push_forward(_AtThePoint(ctx), *tangents)
+                    return push_forward(_AtThePoint(ctx), *tangents)
+
+            push_forward = _in_full_precision(cls.push_forward)
 
             with_jvp = {"jvp": staticmethod(jvp)}
             cls._twin = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(with_jvp))
@@ -82,6 +86,19 @@ class Function(torch.autograd.Function):
     def push_forward(ctx: Any, *tangents: Any) -> Any:
         """Tangents of the outputs from those of the inputs, as ``jvp``."""
         raise NotImplementedError
+
+
+def _in_full_precision(derivative: Callable[..., T]) -> Callable[..., T]:
+    """``derivative`` without autocast, which may be on where it is called, and would round within."""
+
+    @functools.wraps(derivative)
+    def outside(*arguments: Any) -> T:
+        if not torch._C._is_any_autocast_enabled() or torch.compiler.is_compiling():
+            return derivative(*arguments)
+        with torch._C._DisableAutocast():
+            return derivative(*arguments)
+
+    return outside
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:
@@ -161,9 +178,9 @@ def has_autocast(device: str) -> bool:
 def public(function: Callable[P, T]) -> Callable[P, T]:
     """``function`` as people call it.
 
-    Half precision arguments are computed with in float32, and results are rounded to their dtype. Under autocast, which
-    is off within, results stay in float32, as of ``torch.linalg``. A matrix without an eigendecomposition is a
-    ``torch.linalg.LinAlgError``, as in torch.
+    Half precision arguments are computed with in float32, and results are rounded to their dtype (complex ones stay in
+    complex64). Under autocast, which is off within, results stay in float32, as of ``torch.linalg``. A matrix
+    without an eigendecomposition is a ``torch.linalg.LinAlgError``, as in torch.
     """
 
     @functools.wraps(function)
@@ -212,7 +229,9 @@ def _in_full(function: Any, arguments: tuple[Any, ...], options: dict[str, Any])
     result = function(*map(_widened, arguments), **{name: _widened(value) for name, value in options.items()})
     if dtype not in _HALF:
         return result
-    return result.to(dtype) if isinstance(result, Tensor) else type(result)(*(part.to(dtype) for part in result))
+    parts = (result,) if isinstance(result, Tensor) else result
+    rounded = [part if part.is_complex() else part.to(dtype) for part in parts]
+    return rounded[0] if isinstance(result, Tensor) else type(result)(*rounded)
 
 
 def _widened(value: Any) -> Any:

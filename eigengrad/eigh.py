@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import Errors, check_errors, check_square
-from eigengrad.autograd import Function, hermitian_part, public, save
+from eigengrad.arguments import Errors, as_integer, check_errors, check_square
+from eigengrad.autograd import Function, has_values, hermitian_part, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.gradients import GradientRule, Lorentzian, Unrolled, check_rule
 from eigengrad.phase import check_phase
@@ -49,7 +49,8 @@ def eigh(
 
     Args:
         A: Hermitian matrices, of float32, float64, complex64 or complex128.
-        UPLO: the triangle of ``A`` that is read, ``"L"`` or ``"U"``. The other one is taken to be its adjoint.
+        UPLO: the triangle of ``A`` that is read, ``"L"`` or ``"U"``, or in lower case. The other one is taken to be
+            its adjoint.
         gradient: a rule, or :class:`eigengrad.Unrolled` with the power iteration solver. The default is exact to
             rounding where the gaps are wide, and bounded where they close; a loss of the space that tied vectors span
             has its exact gradient there, too. For functions of the whole matrix, such as the inverse square root,
@@ -71,8 +72,9 @@ def eigh(
 
     Raises:
         TypeError: if ``gradient`` or ``solver`` is not one; if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype; for another ``UPLO``;
-            for an unknown solver, or for ``Unrolled()`` with a solver that autograd cannot walk.
+        ValueError: if ``A`` is no batch of square matrices, or ``B`` none of that size and dtype, or of a batch that
+            does not broadcast with A's; for another ``UPLO``; for an unknown solver, or for ``Unrolled()``
+            with a solver that autograd cannot walk.
         torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it; or if ``B`` is not
             positive definite.
 
@@ -86,6 +88,7 @@ def eigh(
     """
     check_square(A)
     algorithm = solvers.resolve(solver, errors)
+    UPLO = UPLO.upper() if UPLO in ("l", "u") else UPLO
     if B is not None:
         check_errors(errors)
         G, ordinary = ordinary_problem(A, B, UPLO, errors)
@@ -158,10 +161,12 @@ def columns_of(n: int, k: int | slice) -> slice:
     if isinstance(k, slice):
         if k.step not in (None, 1):
             raise ValueError(f"k must be a slice without a step, got {k}")
-        kept = range(n)[k]  # not k.indices(n), which Dynamo of torch 2.11 cannot trace
+        try:
+            kept = range(n)[k]  # not k.indices(n), which Dynamo of torch 2.11 cannot trace
+        except TypeError:
+            raise TypeError(f"k must be a slice of integers, got {k}") from None
         return slice(kept.start, max(kept.start, kept.stop))
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int or a slice, got {k!r} of type {type(k).__name__}")
+    k = as_integer(k, "k", "an int or a slice")
     if not 0 <= k <= n:
         raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
     return slice(n - k, n)
@@ -174,9 +179,17 @@ def ordinary_problem(A: Tensor, B: Tensor, UPLO: str, errors: Errors) -> tuple[T
         raise ValueError(
             f"B must have A's dtype and size, {A.dtype} and n = {A.shape[-1]}, got {B.dtype} and n = {B.shape[-1]}"
         )
-    G, info = torch.linalg.cholesky_ex(mirrored(B, UPLO), check_errors=errors == "raise")
+    try:
+        torch.broadcast_shapes(A.shape, B.shape)
+    except RuntimeError:
+        shapes = f"{tuple(A.shape[:-2])}, got {tuple(B.shape[:-2])}"
+        raise ValueError(f"B's batch must broadcast with A's, {shapes}") from None
+    G, info = torch.linalg.cholesky_ex(mirrored(B, UPLO), check_errors=errors == "raise" and not has_values(B))
     if errors == "nan":
         G = torch.where((info == 0)[..., None, None], G, torch.nan)
+    elif has_values(B) and bool(info.any()):
+        index = int(info.flatten().nonzero()[0])
+        raise torch.linalg.LinAlgError(f"B must be positive definite, but matrix {index} of the batch is not")
     half = torch.linalg.solve_triangular(G, mirrored(A, UPLO), upper=False)
     return G, hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
 

@@ -28,8 +28,8 @@ def check_phase(name: str, *vectors: tuple[Tensor, Tensor | None]) -> None:
     Raises:
         RuntimeError: as of ``torch.linalg.eigh``, with the matrix and the share.
     """
-    given = [(V, g) for V, g in vectors if g is not None]
-    if not all(V.is_complex() and V.numel() > 0 and has_values(V, g) for V, g in given) or not given:
+    given = [(V, g) for V, g in vectors if g is not None and V.is_complex()]
+    if not given or not all(V.numel() > 0 and has_values(V, g) for V, g in given):
         return
     largest = torch.stack([g.abs().amax((-2, -1)) for _, g in given]).amax(0).clamp_min(_tiny(given[0][1]))
     turn, square = torch.zeros_like(largest).unsqueeze(-1), torch.zeros_like(largest)

@@ -67,7 +67,7 @@ def spectrum(kind: str, n: int, *, scale: float = 1.0) -> Tensor:
         scale: what they are multiplied by.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a negative n.
 
     Example:
         >>> import eigengrad as eg
@@ -76,6 +76,8 @@ def spectrum(kind: str, n: int, *, scale: float = 1.0) -> Tensor:
     """
     if kind not in SPECTRA:
         raise ValueError(f"kind must be one of {', '.join(map(repr, SPECTRA))}, got {kind!r}")
+    if n < 0:
+        raise ValueError(f"n must not be negative, got {n}")
     return SPECTRA[kind](n).sort().values * scale
 
 
@@ -133,10 +135,14 @@ def invariant_loss(n: int, dtype: torch.dtype, generator: torch.Generator) -> Ca
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Difference in the Frobenius norm, relative to ``expected``; in float64, where squares do not overflow."""
+    """Difference in the Frobenius norm, relative to ``expected``; in float64, where squares do not overflow.
+
+    Of two that are all zeros, it is 0.
+    """
     wide = torch.complex128 if expected.is_complex() else torch.float64
     actual, expected = actual.detach().to(wide), expected.detach().to(wide)
-    return float((actual - expected).norm() / expected.norm())
+    difference = (actual - expected).norm()
+    return 0.0 if difference == 0 else float(difference / expected.norm())
 
 
 class RuleProperties(NamedTuple):

@@ -133,7 +133,7 @@ def test_condition_of_singular_matrices() -> None:
 
 
 def test_inspect_errors() -> None:
-    with pytest.raises(ValueError, match="rtol must not be negative"):
+    with pytest.raises(ValueError, match="rtol must be finite and not negative"):
         eg.analysis.inspect(torch.eye(2), rtol=-1.0)
     with pytest.raises(TypeError, match="gradient must be a rule"):
         eg.analysis.inspect(torch.eye(2), rules=["exact"])

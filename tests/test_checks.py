@@ -90,6 +90,107 @@ def test_a_phase(dtype: torch.dtype, scale: float) -> None:
         (scale * (V.real + 2 * V.imag)).sum().backward()
 
 
+OTHERS: dict[str, tuple[str, Callable[[Tensor, Tensor], object]]] = {
+    "eigh": ("B", lambda X, Y: eg.eigh(Y, B=X)),
+    "topk_eigh": ("B", lambda X, Y: eg.topk_eigh(Y, 1, B=X)),
+    "projector": ("B", lambda X, Y: eg.projector(Y, 1, B=X)),
+    "eigsh": ("A", lambda X, Y: eg.eigsh(X, 1)),
+    "bures_distance": ("B", eg.spd.bures_distance),
+    "frechet_distance": ("A", lambda X, Y: eg.spd.frechet_distance(Y[0], X, Y[0], Y)),
+    "optimal_transport_map": ("A", eg.spd.optimal_transport_map),
+    "affine_invariant_distance": ("A", eg.spd.affine_invariant_distance),
+    "log_euclidean_distance": ("A", eg.spd.log_euclidean_distance),
+    "geometric_mean": ("A", eg.spd.geometric_mean),
+    "log_map": ("base", eg.spd.log_map),
+    "exp_map": ("S", lambda X, Y: eg.spd.exp_map(Y, X)),
+    "parallel_transport": ("S", lambda X, Y: eg.spd.parallel_transport(X, Y, Y)),
+    "karcher_mean": ("A", lambda X, Y: eg.spd.karcher_mean(torch.stack([Y, X]))),
+    "bures_barycenter": ("A", lambda X, Y: eg.spd.bures_barycenter(torch.stack([Y, X]))),
+    "lyapunov": ("A", eg.spd.lyapunov),
+    "sylvester": ("A", lambda X, Y: eg.spd.sylvester(X, Y, Y)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128])
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_hermitian_argument(name: str, dtype: torch.dtype) -> None:
+    """Not only the first one, and of every function: named as the function names it, with the line."""
+    label, function = OTHERS[name]
+    if label == "B" and name == "bures_distance":
+        function = lambda X, Y: eg.spd.bures_distance(Y, X)  # noqa: E731
+    identity, good = torch.eye(3, dtype=dtype), eg.testing.hermitian(torch.tensor([1.0, 2.0, 4.0]), dtype=dtype)
+    with eg.analysis.checks():
+        function(good, identity)
+        with pytest.raises(
+            ValueError, match=rf"^{name} at {re.escape(__file__)}:\d+: .*must be Hermitian, but {label} -"
+        ):
+            function(good + 1e-3 * torch.ones(3, 3).triu(1), identity)
+        with pytest.raises(ValueError, match=rf"^{name} at .*: .* holds NaN or infinity"):
+            function(good * torch.nan, identity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    X = torch.randn(5, 9)
+    with eg.analysis.checks():
+        eg.sqrtm((X @ X.mT).to(dtype))
+        with pytest.raises(ValueError, match="A must be Hermitian"):
+            eg.sqrtm(torch.tensor([[2.0, 1.0], [0.0, 2.0]], dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
+def test_cotangents_of_other_pairs(scale: float) -> None:
+    """Of the generalised problem, whose vectors have B's scale, and of eigsh."""
+    A = eg.testing.hermitian(torch.tensor([1.0, 2.0, 2.0, 4.0]).double()).requires_grad_()
+    B = scale * torch.eye(4).double()
+    W = torch.arange(16.0).double().reshape(4, 4)
+    for function in (lambda: eg.eigh(A, B=B), lambda: eg.eigsh(A, 3, B=B), lambda: eg.topk_eigh(A, 3, B=B)):
+        with eg.analysis.checks():
+            _, V = function()
+        (W * (V[:, -3:] @ V[:, -3:].mT)).sum().backward()
+        with eg.analysis.checks():
+            _, V = function()
+        with pytest.raises(ValueError, match="depends on the basis among eigenvectors of equal"):
+            (W[:, : V.shape[1]].square() * V.square()).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n"), [(3, 3), (5, 3), (3, 5)])
+@pytest.mark.parametrize("full", [False, True])
+def test_cotangents_of_singular_vectors(full: bool, m: int, n: int, dtype: torch.dtype) -> None:
+    """What both sides ask for counts together; here the first two values are tied."""
+    U, V = (torch.linalg.qr(torch.randn(size, 3, dtype=dtype))[0] for size in (m, n))
+    A = ((U * torch.tensor([2.0, 2.0, 1.0])) @ V.mH).requires_grad_()
+    W = torch.randn(m, n, dtype=dtype)
+    with eg.analysis.checks():
+        for loss in (
+            lambda U, S, Vh: (W.conj() * (U[:, :3] @ Vh[:3])).real.sum(),
+            lambda U, S, Vh: (U[0, 2] * Vh[2, 1]).abs().square() + S.sin().sum(),
+            lambda U, S, Vh: S.square().sum(),
+        ):
+            assert torch.autograd.grad(loss(*eg.svd(A, full_matrices=full)), A)[0].isfinite().all()
+        result, weights = eg.svd(A, full_matrices=full), torch.arange(6.0).view(3, 2).square()
+        with pytest.raises(ValueError, match=r"svd at .*: the loss depends on the basis among those of equal singular"):
+            (weights * result.U[:3, :2].abs() ** 2 * result.Vh[0, :3, None].abs() ** 2).sum().backward()
+        if dtype.is_complex:
+            result = eg.svd(A, full_matrices=full)
+            with pytest.raises(ValueError, match=r"svd at .*: the loss depends on the phase of a pair of singular"):
+                result.Vh[2, 0].imag.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_knows_ties_from_gaps(dtype: torch.dtype) -> None:
+    A = eg.testing.hermitian(torch.tensor([1.0, 2.0, 4.0])).to(dtype).requires_grad_()
+    with eg.analysis.checks():
+        eg.eigh(A).eigenvectors[0].square().square().sum().backward()
+
+
+def test_the_line_is_that_of_a_user_of_torch() -> None:
+    """Not of torch, by way of which a function is called."""
+    with eg.analysis.checks(), pytest.raises(ValueError, match=rf"^eigsh at {here()}: A must be .* takes that for"):
+        torch.compiler.disable(eg.eigsh)(torch.ones(3, 3).triu(), 1)
+
+
 def test_off_it_is_off() -> None:
     bad = torch.ones(3, 3).triu()
     with pytest.raises(ZeroDivisionError), eg.analysis.checks():

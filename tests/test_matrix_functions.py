@@ -253,7 +253,7 @@ def test_floor(function: Callable[..., Tensor]) -> None:
     expected = torch.tensor([1e-2, 1.0]).double() ** (1 if function is eg.sqrtm else -1)
     torch.testing.assert_close(function(A, floor=1e-4), expected.diag())
     assert torch.autograd.functional.jacobian(lambda A: function(A, floor=1e-4), A).isfinite().all()
-    with pytest.raises(ValueError, match="floor must not be negative, got -1"):
+    with pytest.raises(ValueError, match="floor must be finite and not negative, got -1"):
         function(A, floor=-1)
 
 
@@ -360,6 +360,25 @@ def test_unitary_evolution(spectrum: str, dtype: torch.dtype, generator: torch.G
         torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
     assert torch.autograd.gradcheck(function, (H, t), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(function, (H, t))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("spectrum", ["tie", "separated"])
+def test_example_of_the_docstring(spectrum: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Green's function, of a broadening that is learned: both orders, mixed ones too."""
+
+    def green(x: Tensor, t: Tensor) -> Tensor:
+        return 1 / (x + 1j * t)
+
+    def function(A: Tensor, t: Tensor) -> Tensor:
+        A = (A + A.mH) / 2
+        return eg.matrix_function(A, green, lambda x, y, t: -green(x, t) * green(y, t), parameters=[t])
+
+    A = positive(spectrum, dtype, generator).requires_grad_()
+    t = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(function(A, t), torch.linalg.inv(A + 1j * t * torch.eye(A.shape[-1])))
+    assert torch.autograd.gradcheck(function, (A, t), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, (A, t))
 
 
 SCALARS = {

@@ -51,6 +51,22 @@ def test_polar_scales(dtype: torch.dtype, scale: float, generator: torch.Generat
     assert relative_error(gradients[1], gradients[0]) < 100 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3)])
+def test_denormal_singular_values(shape: tuple[int, int], generator: torch.Generator) -> None:
+    """In single precision, of a condition of ten thousand; their reciprocals have no number."""
+    A = torch.zeros(shape)
+    A[0, 0], A[1, 1] = 1e-35, 1e-39
+    G = torch.randn(2, generator=generator).diag()
+    for leaf in (A, A.double()):
+        leaf.requires_grad_()
+    side = "right" if shape[0] >= shape[1] else "left"
+    ours, right = (torch.autograd.grad(eg.polar(X, side=side).hermitian, X, G.to(X))[0] for X in (A, A.double()))
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours[:2, :2], right[:2, :2].float(), rtol=1e-4, atol=1e-6)
+    for function in (lambda X: eg.polar(X).unitary, lambda X: eg.procrustes(X, X).rotation):
+        assert torch.autograd.grad(function(A).sum(), A)[0].isfinite().all()
+
+
 def test_undetermined_part_gets_no_gradient() -> None:
     A = torch.diag(torch.tensor([1.0, 0.0, 0.0])).requires_grad_()
     gradient = torch.autograd.grad(eg.polar(A).unitary[1, 2], A)[0]

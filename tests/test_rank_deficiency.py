@@ -13,8 +13,6 @@ import eigengrad as eg
 from eigengrad.native import operators, reference
 from eigengrad.testing import hermitian, relative_error
 
-N = 5
-RANKS = (0, 1, N - 1, N)
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[Any], Any], Callable[[Any], Any]]] = {
     "sqrtm": (eg.sqrtm, mpmath.sqrt, lambda x: 1 / (2 * mpmath.sqrt(x))),
     "inv_sqrtm": (eg.inv_sqrtm, lambda x: 1 / mpmath.sqrt(x), lambda x: -(x ** mpmath.mpf(-1.5)) / 2),
@@ -32,6 +30,12 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[Any], Any], Callable
 }
 
 
+@functools.cache
+def eigenpairs(rows: tuple[tuple[complex, ...], ...]) -> tuple[Any, Any]:
+    """Of the same matrix for every function and threshold, in the precision of the first call."""
+    return mpmath.eighe(mpmath.matrix(rows))
+
+
 def oracle(
     A: Tensor,
     G: Tensor,
@@ -43,13 +47,13 @@ def oracle(
 ) -> tuple[Tensor, Tensor]:
     """Value and gradient; with ``rtol``, the threshold moves with the largest eigenvalue."""
     with mpmath.workdps(80):
-        L, V = mpmath.eighe(mpmath.matrix(A.double().tolist()))
+        L, V = eigenpairs(tuple(map(tuple, wide(A).tolist())))
         n, tau = len(L), mpmath.mpf(threshold)
         lift = below == "lift"
         low = [x <= tau if not lift else x < tau for x in L]
         at = [tau if low[i] and lift else L[i] for i in range(n)]
         values = [mpmath.mpf(0) if low[i] and not lift else f(at[i]) for i in range(n)]
-        B = V.T * mpmath.matrix(((G + G.T) / 2).double().tolist()) * V
+        B = V.H * mpmath.matrix(wide((G + G.mH) / 2).tolist()) * V
         W = mpmath.matrix(n, n)
         for i in range(n):
             for j in range(n):
@@ -59,38 +63,53 @@ def oracle(
                     W[i, j] = slope(L[i])
                 else:
                     W[i, j] = (values[i] - values[j]) / (L[i] - L[j])
-        value = V * mpmath.diag(values) * V.T
+        value = V * mpmath.diag(values) * V.H
         H = mpmath.matrix(n, n)
         for i in range(n):
             for j in range(n):
                 H[i, j] = W[i, j] * B[i, j]
         if lift and rtol:
             H[n - 1, n - 1] += rtol * slope(tau) * sum(B[i, i] for i in range(n) if low[i])
-        gradient = V * H * V.T
-        as_tensor = lambda M: torch.tensor([[float(x) for x in row] for row in M.tolist()], dtype=torch.float64)  # noqa: E731
-        return as_tensor(value), as_tensor(gradient)
+        gradient = V * H * V.H
+        number = complex if A.is_complex() else lambda x: float(mpmath.re(x))
+        found = [[[number(x) for x in row] for row in M.tolist()] for M in (value, gradient)]
+        return torch.tensor(found[0], dtype=wide(A).dtype), torch.tensor(found[1], dtype=wide(A).dtype)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-@pytest.mark.parametrize("rank", RANKS)
+def wide(X: Tensor) -> Tensor:
+    return X.to(torch.complex128 if X.is_complex() else torch.float64)
+
+
+SCALES = (1e-30, 1.0, 1e30)
+CASES = [
+    *((5, dtype, scale) for dtype in (torch.float32, torch.float64) for scale in SCALES),
+    *((5, dtype, 1.0) for dtype in (torch.complex64, torch.complex128)),
+    *((n, dtype, scale) for (n, dtype) in ((2, torch.float32), (9, torch.float64)) for scale in (1e-30, 1e30)),
+]
+
+
+@pytest.mark.parametrize("rank", [0, 1, -1, None])
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "dtype", "scale"), CASES)
 def test_against_many_digits(
-    dtype: torch.dtype, name: str, rank: int, scale: float, generator: torch.Generator
+    n: int, dtype: torch.dtype, name: str, rank: int | None, scale: float, generator: torch.Generator
 ) -> None:
-    if name == "matrix_function" and dtype == torch.float32 and scale != 1:
+    """Of rank 0, 1, n - 1 and n."""
+    if name == "matrix_function" and dtype.to_real() == torch.float32 and scale != 1:
         pytest.skip("the square of its argument has no number in single precision")
     function, f, slope = FUNCTIONS[name]
-    L = torch.cat([torch.zeros(N - rank), torch.tensor([1.0, 1.0, 2.0, 3.0, 5.0])[N - rank :]]).double() * scale
+    positive = torch.cat([torch.ones(n - n // 2), torch.linspace(2, 5, n // 2)])
+    rank = n if rank is None else rank % n
+    L = torch.cat([torch.zeros(n - rank), positive[n - rank :]]).double() * scale
     A = hermitian(L, dtype=dtype, generator=generator)
-    G = torch.randn(N, N, dtype=dtype, generator=generator)
+    G = torch.randn(n, n, dtype=dtype, generator=generator)
     for below in ("lift", "drop"):
         for how in ({"floor": 1e-3 * scale}, {"rtol": 1e-3}, {"floor": torch.tensor(0.7 * scale), "rtol": 1e-3}):
             if rank == 0 and "floor" not in how and below == "lift":
                 continue  # a zero matrix has no scale
-            largest = max(float(torch.linalg.eigvalsh(A.double())[-1]), 0.0)
+            largest = max(float(torch.linalg.eigvalsh(wide(A))[-1]), 0.0)
             floor = how.get("floor", 0.0)
-            threshold = max(float(torch.as_tensor(floor, dtype=dtype)), how.get("rtol", 0.0) * largest)
+            threshold = max(float(torch.as_tensor(floor, dtype=dtype.to_real())), how.get("rtol", 0.0) * largest)
             relative = how.get("rtol", 0.0) if "floor" not in how else 0.0
             value, gradient = oracle(A, G, f, slope, threshold, below, relative)
             B = A.clone().requires_grad_()
@@ -102,7 +121,7 @@ def test_against_many_digits(
                     assert not ours.any()
                 elif torch.finfo(dtype).tiny / eps < right.abs().max() < 1e-3 * torch.finfo(dtype).max:
                     size = right.abs().max()
-                    assert relative_error(ours.double() / size, right / size) < 4e3 * eps, (below, how)
+                    assert relative_error(wide(ours) / size, right / size) < 4e3 * eps, (below, how)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -130,6 +149,30 @@ def test_derivatives_of_both_orders(below: str, dtype: torch.dtype, generator: t
         assert torch.autograd.gradgradcheck(by_rtol, (A,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("largest", [[2.0], [2.0, 2.0]])
+def test_the_threshold_is_the_largest_eigenvalue(
+    largest: list[float], dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """``rtol=1``: all of A is lifted, and the function ``f(max(L)) I``; where two are largest, their mean moves it."""
+    A = hermitian(torch.tensor([0.5, 1.0, *largest]).double(), dtype=dtype, generator=generator).requires_grad_()
+    if len(largest) == 2:
+        A = torch.tensor([0.5, 1.0, *largest]).to(dtype).diag().requires_grad_()
+    value = eg.logm(A, rtol=1.0)
+    torch.testing.assert_close(value, torch.log(torch.tensor(2.0)) * torch.eye(len(A), dtype=dtype))
+    trace = value.diagonal().real.sum()
+    (gradient,) = torch.autograd.grad(trace, A, create_graph=True)
+    V = torch.linalg.eigh(A.detach()).eigenvectors[:, 2:]
+    torch.testing.assert_close(gradient, len(A) / 2.0 * (V @ V.mH) / len(largest))
+    if len(largest) == 1:
+
+        def function(A: Tensor) -> Tensor:
+            return eg.logm((A + A.mH) / 2, rtol=1.0)
+
+        assert torch.autograd.gradcheck(function, A, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(function, A)
+
+
 def test_batches_and_transforms(generator: torch.Generator) -> None:
     A = torch.stack([hermitian(torch.tensor([0.0, 1.0, 2.0 + i]).double(), generator=generator) for i in range(4)])
     floor = torch.tensor([0.1, 0.5, 1.5, 0.2], dtype=torch.float64)
@@ -153,9 +196,9 @@ def test_without_thresholds_a_singular_matrix_is_what_the_scalar_is() -> None:
 def test_errors() -> None:
     A = torch.eye(2).expand(3, 2, 2)
     for function in (eg.sqrtm, eg.inv_sqrtm, eg.logm, lambda A, **how: eg.powm(A, 3, **how)):
-        with pytest.raises(ValueError, match="floor must not be negative, got -1"):
+        with pytest.raises(ValueError, match="floor must be finite and not negative, got -1"):
             function(A, floor=-1)
-        with pytest.raises(ValueError, match="rtol must not be negative, got nan"):
+        with pytest.raises(ValueError, match="rtol must be finite and not negative, got nan"):
             function(A, rtol=float("nan"))
         with pytest.raises(TypeError, match="rtol must be a number, got '1'"):
             function(A, rtol="1")

@@ -57,7 +57,7 @@ def gauge_dependence(
         generator: source of randomness; torch's global one by default.
 
     Raises:
-        TypeError: if ``A`` is no tensor, or of another dtype than LAPACK has.
+        TypeError: if ``A`` is no tensor, or of another dtype than LAPACK has; if ``loss`` returns no tensor.
         ValueError: if ``A`` is no batch of square matrices; if ``trials`` is not positive, or the loss is no real
             scalar, or its cotangent not finite.
         torch.linalg.LinAlgError: if the eigendecomposition does not converge, for example on NaN.
@@ -101,6 +101,8 @@ def _cotangent(loss: Callable[[Tensor, Tensor], Tensor], L: Tensor, V: Tensor) -
     with torch.enable_grad():
         V = V.detach().requires_grad_()
         value = loss(L, V)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"loss must return a tensor, got {type(value).__name__}")
         if value.numel() != 1 or value.is_complex():
             raise ValueError(f"loss must return a real scalar, got {value.dtype} of shape {tuple(value.shape)}")
         if not value.requires_grad:  # a function of eigenvalues alone

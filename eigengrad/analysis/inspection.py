@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.analysis.pairs import PairInspection, inspect_pairs
-from eigengrad.arguments import check_square
+from eigengrad.arguments import as_threshold, check_square
 from eigengrad.gradients import Clipped, Exact, GradientRule, Lorentzian, Masked, PowerIteration, Taylor, check_rule
 from eigengrad.native.reference import check_finite
 
@@ -108,8 +108,9 @@ def inspect(
     if callable(A) or (isinstance(A, Tensor) and A.layout != torch.strided):
         raise TypeError("A is no dense tensor, of which the whole spectrum can be seen: say of how many pairs, by k=")
     check_square(A)
-    if rtol is not None and rtol < 0:
-        raise ValueError(f"rtol must not be negative, got {rtol}")
+    rtol = None if rtol is None else as_threshold(rtol, "rtol")
+    if not isinstance(rules, Iterable):
+        raise TypeError(f"rules must be several gradient rules, got {rules!r}; write rules=[rule]")
     check_finite(A.tril())
     L = torch.linalg.eigvalsh(A.detach())
     n, unit = L.shape[-1], torch.finfo(L.dtype).eps

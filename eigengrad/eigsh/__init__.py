@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from eigengrad.arguments import as_integer
 from eigengrad.autograd import Function, public
 from eigengrad.eigh import EighResult, eigh
 from eigengrad.eigsh.iteration import Found, Problem, find_pairs
@@ -193,8 +194,7 @@ def search(
         _check_like(of_B, of_A, "B")
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
+    k = as_integer(k, "k")
     if any(map(_is_batched, (*of_A.params, *(() if of_B is None else of_B.params)))):
         raise ValueError("eigsh searches by looking at values, which vmap hides: loop over the operators, and stack")
     if not 0 <= k <= n:

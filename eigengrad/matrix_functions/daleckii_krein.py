@@ -28,7 +28,7 @@ from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
 from eigengrad.native import operators
 
-__all__ = ["Last", "apply", "apply_in_basis", "second_derivative", "spectrum_of"]
+__all__ = ["Last", "apply", "apply_in_basis", "derivative_in_basis", "second_derivative", "spectrum_of"]
 
 
 def apply(A: Tensor, f: ScalarFunction, solver: solvers.Solver) -> Tensor:
@@ -44,8 +44,16 @@ def spectrum_of(A: Tensor, solver: solvers.Solver) -> Eigenbasis:
 
 def apply_in_basis(A: Tensor, f: ScalarFunction, basis: Eigenbasis, *parameters: Tensor) -> Tensor:
     """``f(A)``, with parameters ``(*)`` each, whose eigenvalues and eigenvectors are known."""
-    t = torch.stack(parameters, dim=-1) if parameters else basis.L[..., :0]
-    return _ValueInBasis.call(A, t, f, *basis)
+    return _ValueInBasis.call(A, _stacked(parameters, basis), f, *basis)
+
+
+def derivative_in_basis(A: Tensor, E: Tensor, f: ScalarFunction, basis: Eigenbasis, *parameters: Tensor) -> Tensor:
+    """``Df(A)[E]`` for the Hermitian part of E, its own adjoint; otherwise as :func:`apply_in_basis`."""
+    return _Derivative.call(A, E, _stacked(parameters, basis), f, *basis)
+
+
+def _stacked(parameters: tuple[Tensor, ...], basis: Eigenbasis) -> Tensor:
+    return torch.stack(parameters, dim=-1) if parameters else basis.L[..., :0]
 
 
 class Direction:
@@ -161,7 +169,10 @@ class _InParameters(Function):
 
     @staticmethod
     def forward(A: Tensor, G: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
-        diagonal = (V.conj() * (hermitian_part(G) @ V)).sum(-2).real
+        if slope := getattr(f, "slope", None):
+            change = operators.recompose(V, slope(L, *_spread(L, t)))
+            return torch.linalg.vecdot(change.flatten(-2), G.flatten(-2)).real.unsqueeze(-1)
+        diagonal = (V.conj() * (G @ V)).sum(-2).real  # that of the Hermitian part
         return _pull_back(lambda t: _value(f, L, t), t, diagonal)
 
     @staticmethod

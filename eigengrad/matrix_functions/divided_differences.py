@@ -174,10 +174,10 @@ class Custom:
     parameter: ClassVar[float] = 0.0
 
     def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
-        return self.function(x, *t)
+        return _elementwise("f", self.function(x, *t), x)
 
     def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
-        return self.divided_difference(x, y, *t)
+        return _elementwise("divided_difference", self.divided_difference(x, y, *t), x, y)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
@@ -202,6 +202,22 @@ class Custom:
 
         u, w = (Custom(part(name, self.function), part(name, self.divided_difference)) for name in ("real", "imag"))
         return u, w
+
+
+def _elementwise(name: str, value: Any, *arguments: Tensor) -> Tensor:
+    """What a caller's function has returned, in the precision of its arguments and of their common shape."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must return a tensor, got {type(value).__name__}; a constant is torch.full_like(x, value)"
+        )
+    shape, dtype = torch.broadcast_shapes(*(argument.shape for argument in arguments)), arguments[0].dtype
+    if value.dim() != len(shape) or any(of not in (1, size) for of, size in zip(value.shape, shape, strict=True)):
+        of_what = " and ".join(str(tuple(argument.shape)) for argument in arguments)
+        raise ValueError(
+            f"{name} must be elementwise, a number for each of its arguments': of {of_what} it has made "
+            f"{tuple(value.shape)}"
+        )
+    return value.to(dtype.to_complex() if value.is_complex() else dtype).expand(shape)
 
 
 _INNER = math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, 0.0, (322 + 13 * math.sqrt(70)) / 900

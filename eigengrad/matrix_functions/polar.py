@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import Errors, check_errors, check_matrices, check_square
+from eigengrad.arguments import Errors, check_errors, check_matrices, check_not_negative, check_square, check_tensor
 from eigengrad.autograd import Function, constant, hermitian_part, public, save
 from eigengrad.matrix_functions.lyapunov import Lyapunov
+from eigengrad.matrix_functions.scales import or_one, power_of_two, size_of
 from eigengrad.svd import decompose
 
 __all__ = ["Polar", "Procrustes", "nearest_rotation", "polar", "procrustes"]
@@ -150,8 +151,8 @@ def procrustes(
         Rotation ``(*, d, d)``, to be used as ``X @ rotation.mT``; translation ``(*, d)``; scale ``(*)``.
 
     Raises:
-        TypeError: for points of two dtypes or another one.
-        ValueError: if the shapes of X, Y and weights do not fit.
+        TypeError: for points of two dtypes or another one; for weights that are no tensor.
+        ValueError: if the shapes of X, Y and weights do not fit, or a weight is negative (on a CPU).
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
     Source: Kabsch, Acta Cryst. A32, 1976; Umeyama, TPAMI 13, 1991.
@@ -173,6 +174,8 @@ def procrustes(
     points = X.shape[-2]
     if weights is None:
         weights = X.new_ones(points)
+    check_tensor(weights, "weights")
+    check_not_negative(weights, "weights")
     try:
         batch = torch.broadcast_shapes(X.shape[:-2], Y.shape[:-2], weights.shape[:-1])
         X, Y = X.expand(*batch, -1, -1), Y.expand(*batch, -1, -1)
@@ -182,8 +185,8 @@ def procrustes(
             f"X, Y and weights must broadcast to (*, {points}, d) and (*, {points}), got {tuple(X.shape)}, "
             f"{tuple(Y.shape)} and {tuple(weights.shape)}"
         ) from None
-    weights = weights / _size(weights, (-1,))
-    w = (weights / _or_one(weights.sum(-1, keepdim=True))).unsqueeze(-1)
+    weights = weights / size_of(weights, (-1,))
+    w = (weights / or_one(weights.sum(-1, keepdim=True))).unsqueeze(-1)
     x, x_mean, x_size = _centred(X, w)
     y, y_mean, y_size = _centred(Y, w)
     correlation = y.mT @ (w * x)
@@ -191,7 +194,7 @@ def procrustes(
     scale = X.new_ones(batch)
     if scaling:
         spread = (w * x * x).sum((-2, -1))
-        fitted = (R * correlation).sum((-2, -1)) / _or_one(spread) * (y_size / x_size).squeeze((-2, -1))
+        fitted = (R * correlation).sum((-2, -1)) / or_one(spread) * (y_size / x_size).squeeze((-2, -1))
         scale = torch.where(spread == 0, 1.0, fitted)
     translation = y_mean - scale.unsqueeze(-1) * (R @ x_mean.unsqueeze(-1)).squeeze(-1)
     return Procrustes(R, translation, scale)
@@ -202,29 +205,12 @@ def _centred(X: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Points no further apart than their mean is rounded are in one place.
     """
-    unit = _power_of_two(_size(X * (w != 0), (-2, -1)))  # division by another would round points far from the origin
+    unit = power_of_two(size_of(X * (w != 0), (-2, -1)))  # division by another would round points far from the origin
     mean = (w * (X / unit)).sum(-2)  # of huge points the sum would overflow
     x = X / unit - mean.unsqueeze(-2)
-    x = torch.where(_size(x * (w != 0), (-2, -1)) <= 16 * torch.finfo(X.dtype).eps, 0.0, x)
-    extent = _size(x * (w != 0), (-2, -1))
+    x = torch.where(size_of(x * (w != 0), (-2, -1)) <= 16 * torch.finfo(X.dtype).eps, 0.0, x)
+    extent = size_of(x * (w != 0), (-2, -1))
     return x / extent, mean * unit.squeeze(-1), unit * extent
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    """Near x, which is positive, and exact; NaN and infinity as they are."""
-    near = torch.ldexp(torch.ones_like(x), x.log2().floor())
-    return torch.where(x.isfinite(), near, x)
-
-
-def _size(X: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The largest magnitude, as a constant; 1 where all are 0 or there are none."""
-    if 0 in X.shape:
-        return X.new_ones(()).expand([1 if dim - X.dim() in dims else size for dim, size in enumerate(X.shape)])
-    return _or_one(X.detach().abs().amax(dims, keepdim=True))
-
-
-def _or_one(x: Tensor) -> Tensor:
-    return torch.where(x == 0, 1.0, x)
 
 
 def _nearest_unitary(A: Tensor, errors: Errors, *, proper: bool = False) -> Tensor:
@@ -245,7 +231,8 @@ class _NearestUnitary(Function):
     @staticmethod
     def forward(A: Tensor, proper: bool, errors: Errors) -> tuple[Tensor, Tensor, Tensor]:
         U, s, Vh = decompose(A, errors)
-        threshold = torch.finfo(s.dtype).eps * s.shape[-1] * s[..., :1].unsqueeze(-1)
+        limits = torch.finfo(s.dtype)
+        threshold = (limits.eps * s.shape[-1] * s[..., :1].unsqueeze(-1)).clamp_min(limits.tiny)  # has a reciprocal
         if proper:
             last = torch.linalg.det(U @ Vh).sign().unsqueeze(-1)
             signs = torch.cat([torch.ones_like(s[..., 1:]), last[..., : s.shape[-1]]], dim=-1)

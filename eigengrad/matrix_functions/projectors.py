@@ -97,9 +97,14 @@ def _kept(L: Tensor, k: int | slice | Choice) -> Tensor:
     """1 for the ascending eigenvalues ``(*, n)`` that are kept, 0 for the others."""
     if callable(k):
         chosen = k(L)
-        if chosen.dtype != torch.bool:
-            raise TypeError(f"k must return a tensor of booleans, got {chosen.dtype}")
-        return chosen.expand(L.shape).to(L.dtype)
+        if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool:
+            what = chosen.dtype if isinstance(chosen, Tensor) else type(chosen).__name__
+            raise TypeError(f"k must return a tensor of booleans, got {what}")
+        if chosen.shape != L.shape:
+            raise ValueError(
+                f"k must return a boolean for each eigenvalue, {tuple(L.shape)}, got shape {tuple(chosen.shape)}"
+            )
+        return chosen.to(L.dtype)
     n = L.shape[-1]
     columns = columns_of(n, k)
     kept = L.new_ones(columns.stop - columns.start)

@@ -10,22 +10,24 @@ threshold's own change included. Where ``m(x) = max(x, threshold)``, the divided
 ``f[m(x), m(y)] m[x, y]``, with ``m[x, y]`` between 0 and 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.arguments import as_threshold, check_not_negative
 from eigengrad.autograd import Function, save
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
+from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, derivative_in_basis, spectrum_of
 from eigengrad.matrix_functions.divided_differences import ScalarFunction
 from eigengrad.native.reference import lifted_weights
 
 __all__ = ["Below", "Deficiency"]
 
 Below = Literal["lift", "drop"]
+ScalarSlope = Callable[[Tensor, Tensor], Tensor]
 
 
 class Deficiency:
@@ -38,7 +40,7 @@ class Deficiency:
 
     Raises:
         TypeError: if ``floor`` is neither a number nor a real tensor, or ``rtol`` no number.
-        ValueError: if one is negative, or NaN; for another ``below``.
+        ValueError: if one is negative (of a tensor, on a CPU) or not finite; for another ``below``.
     """
 
     def __init__(self, floor: float | Tensor, rtol: float | None, below: Below) -> None:
@@ -47,16 +49,19 @@ class Deficiency:
         if isinstance(floor, Tensor):
             if floor.is_complex():
                 raise TypeError(f"floor must be a number or a real tensor, got {floor.dtype}")
-        else:
-            _check_threshold("floor", floor)
-        if rtol is not None:
-            _check_threshold("rtol", rtol)
-        self.floor, self.rtol, self.below = floor, rtol, below
-
-    @property
-    def is_possible(self) -> bool:
+            check_not_negative(floor, "floor")
+        self.floor = floor if isinstance(floor, Tensor) else as_threshold(floor, "floor", "a number or a real tensor")
+        self.rtol = None if rtol is None else as_threshold(rtol, "rtol")
+        self.below = below
+        self.is_possible = isinstance(floor, Tensor) or self.floor > 0 or self.rtol is not None or below == "drop"
         """Whether there is anything to do."""
-        return isinstance(self.floor, Tensor) or self.floor > 0 or self.rtol is not None or self.below == "drop"
+
+    @classmethod
+    def of(cls, floor: float | Tensor, rtol: float | None, below: Below) -> "Deficiency":
+        """The same, without the checks where nothing was said."""
+        if type(floor) is float and floor == 0 and rtol is None and below == "lift":
+            return _IMPOSSIBLE
+        return cls(floor, rtol, below)
 
     def apply(
         self, A: Tensor, functions: Sequence[ScalarFunction], solver: solvers.Solver, *parameters: Tensor
@@ -79,16 +84,12 @@ class Deficiency:
             raise ValueError(f"floor must be a number, or a tensor that broadcasts to the batch {shapes}") from None
         if self.rtol is None or L.shape[-1] == 0:
             return floor
-        # Of two scalars torch.maximum would have a tangent in double precision.
-        largest = _Largest.call(A, *basis).unsqueeze(-1)
-        return torch.maximum(floor.unsqueeze(-1), self.rtol * largest).squeeze(-1)
+        if self.below == "drop":
+            return torch.maximum(floor, self.rtol * L.amax(-1))  # has no derivative
+        return _Threshold.call(A, floor, self.rtol, *basis)
 
 
-def _check_threshold(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not value >= 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
+_IMPOSSIBLE = Deficiency(0.0, None, "lift")
 
 
 class Lifted:
@@ -99,21 +100,34 @@ class Lifted:
 
     def __call__(self, x: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t
-        return self._f(torch.maximum(x, threshold), *parameters)
+        return self._f(_lifted(x, threshold), *parameters)
+
+    @property
+    def slope(self) -> ScalarSlope | None:
+        """The derivative in the threshold, if that is the only parameter."""
+        return self._slope if self.kind is not None else None
+
+    def _slope(self, x: Tensor, threshold: Tensor) -> Tensor:
+        return torch.where(x > threshold, 0.0, self._f.first(threshold, threshold))
 
     def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t
-        of_both = self._f.first(torch.maximum(x, threshold), torch.maximum(y, threshold), *parameters)
+        of_both = self._f.first(_lifted(x, threshold), _lifted(y, threshold), *parameters)
         return lifted_weights(of_both, x, y, threshold)
 
     def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         threshold, *parameters = t
         low = torch.minimum(torch.minimum(x, y), z)
-        safe = [torch.maximum(value, threshold) for value in (x, y, z)]
+        safe = [_lifted(value, threshold) for value in (x, y, z)]
         above = self._f.second(*safe, *parameters)
         across = _quotient(self, x, y, z, threshold, *parameters)
         high = torch.maximum(torch.maximum(x, y), z)
         return torch.where(low > threshold, above, torch.where(high > threshold, across, 0.0))
+
+
+def _lifted(x: Tensor, threshold: Tensor) -> Tensor:
+    """Their maximum, which where they are equal, as with ``rtol=1``, moves with the threshold alone."""
+    return torch.where(x > threshold, x, threshold)
 
 
 class Dropped:
@@ -164,31 +178,70 @@ class _One:
         return torch.zeros_like(x - y - z)
 
 
-class _Largest(Function):
-    """``A, L, V -> max(L)``, whose derivative is the projector on its eigenvectors, over their number."""
+class _Threshold(Function):
+    """``A, floor -> max(floor, rtol * max(L))``, whose derivative is that of the larger."""
 
     @staticmethod
-    def forward(A: Tensor, L: Tensor, V: Tensor) -> Tensor:
-        return L.amax(-1)
+    def forward(A: Tensor, floor: Tensor, rtol: float, L: Tensor, V: Tensor) -> Tensor:
+        return torch.maximum(floor, rtol * L.amax(-1))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        A, floor, ctx.rtol, L, V = inputs
+        save(ctx, A, output > floor, L, V)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, relative, L, V = ctx.saved_tensors
+        gA = _AlongLargest.call(A, torch.where(relative, ctx.rtol * g, 0.0), L, V)
+        return gA, torch.where(relative, 0.0, g) if ctx.needs_input_grad[1] else None, None, None, None
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor, dfloor: Tensor | None, *_: None) -> Tensor:
+        A, relative, L, V = ctx.saved_tensors
+        change = ctx.rtol * (_leading(A, L, V).conj() * dA).sum((-2, -1)).real
+        return torch.where(relative, change, 0.0 if dfloor is None else dfloor)
+
+
+class _AlongLargest(Function):
+    """``A, c -> c P/k``, with P the projector on the k eigenvectors of the largest eigenvalue."""
+
+    @staticmethod
+    def forward(A: Tensor, c: Tensor, L: Tensor, V: Tensor) -> Tensor:
+        largest = L.amax(-1, keepdim=True) == L
+        return Eigenbasis(L, V).recompose(torch.where(largest, (c / largest.sum(-1)).unsqueeze(-1), 0.0))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         save(ctx, *inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        return g[..., None, None] * _leading(*ctx.saved_tensors), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, c, L, V = ctx.saved_tensors
+        return _turning(A, c, g, L, V), (_leading(A, L, V).conj() * g).sum((-2, -1)).real, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, dA: Tensor, *_: None) -> Tensor:
-        return (_leading(*ctx.saved_tensors).conj() * dA).sum((-2, -1)).real
+    def push_forward(ctx: Any, dA: Tensor, dc: Tensor, *_: None) -> Tensor:
+        A, c, L, V = ctx.saved_tensors
+        return _AlongLargest.call(A, dc, L, V) + _turning(A, c, dA, L, V)
 
 
 def _leading(A: Tensor, L: Tensor, V: Tensor) -> Tensor:
+    """``P/k`` of :class:`_AlongLargest`, to second order."""
+    just_below, count = _about_largest(L)
+    return apply_in_basis(A, Dropped(_One()), Eigenbasis(L, V), just_below) / count
+
+
+def _turning(A: Tensor, c: Tensor, E: Tensor, L: Tensor, V: Tensor) -> Tensor:
+    """c times the derivative of ``P/k`` in the direction E."""
+    just_below, count = _about_largest(L)
+    return c[..., None, None] * derivative_in_basis(A, E, Dropped(_One()), Eigenbasis(L, V), just_below) / count
+
+
+def _about_largest(L: Tensor) -> tuple[Tensor, Tensor]:
     largest = L.amax(-1)
     just_below = torch.nextafter(largest, torch.full_like(largest, -torch.inf))
-    count = (largest.unsqueeze(-1) == L).sum(-1)
-    return apply_in_basis(A, Dropped(_One()), Eigenbasis(L, V), just_below) / count[..., None, None]
+    return just_below, (largest.unsqueeze(-1) == L).sum(-1)[..., None, None]
 
 
 def _quotient(f: Lifted | Dropped, x: Tensor, y: Tensor, z: Tensor, threshold: Tensor, *parameters: Tensor) -> Tensor:

@@ -9,19 +9,19 @@ Source: Hawkins and Ben-Israel, Linear Multilinear Algebra 1, 1973; Noferini, *A
 Generalized Matrix Function*, SIAM J. Matrix Anal. Appl. 38, 2017.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import Errors, check_errors, check_matrices
+from eigengrad.arguments import Errors, as_integer, as_threshold, check_errors, check_matrices, check_not_negative
 from eigengrad.autograd import Function, constant, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.daleckii_krein import Last, second_derivative
 from eigengrad.matrix_functions.divided_differences import Custom, ScalarFunction
 from eigengrad.matrix_functions.odd_functions import Identity, Reciprocal, SoftThreshold
+from eigengrad.matrix_functions.scales import power_of_two, size_of
 from eigengrad.svd import decompose
 
 __all__ = ["low_rank", "pinv", "singular_value_function", "soft_threshold"]
@@ -42,7 +42,8 @@ def singular_value_function(
         f: elementwise odd function of a real tensor, ``f(-x) = -f(x)``, so that ``f(0) = 0``.
         divided_difference: ``f[x, y] = (f(x) - f(y))/(x - y)`` of two real tensors that broadcast, of either sign, in a
             form that does not cancel and gives ``f'`` where they are equal. For second derivatives, write it in torch
-            operations with a finite derivative where ``x == y``.
+            operations whose derivative where ``x == y`` is right, ``f''/2`` in each argument; that of a
+            ``torch.where`` between a quotient and ``f'`` is not.
         errors: ``"raise"``, or ``"nan"``: a matrix with NaN or infinity in it gives NaN, its neighbours what they are.
 
     Returns:
@@ -52,8 +53,10 @@ def singular_value_function(
         ``(*, m, n)`` to ``(*, m, n)``. Empty input is legal.
 
     Raises:
-        TypeError: if ``f`` or ``divided_difference`` cannot be called; if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of matrices; if f depends on a tensor that wants a gradient.
+        TypeError: if ``f`` or ``divided_difference`` cannot be called or return no tensor, or complex values; if ``A``
+            is no tensor, or of another dtype.
+        ValueError: if ``A`` is no batch of matrices; if f is not elementwise, or depends on a tensor that wants a
+            gradient.
         NotImplementedError: for a third derivative.
         torch.linalg.LinAlgError: if the SVD does not converge, for example on NaN.
 
@@ -72,9 +75,13 @@ def singular_value_function(
     for name, value in (("f", f), ("divided_difference", divided_difference)):
         if not callable(value):
             raise TypeError(f"{name} must be a function of tensors, got {value!r}")
-    if f(A.real[..., :0].detach()).requires_grad:
+    function = Custom(f, divided_difference)
+    probe = function(A.real[..., :0].detach())
+    if probe.is_complex():
+        raise TypeError(f"f must have real values, got {probe.dtype}")
+    if probe.requires_grad:
         raise ValueError("f depends on a tensor that wants a gradient and would get none; detach it")
-    return _apply(A, Custom(f, divided_difference), errors)
+    return _apply(A, function, errors)
 
 
 @public
@@ -85,7 +92,8 @@ def low_rank(A: Tensor, k: int, *, errors: Errors = "raise") -> Tensor:
 
     Args:
         A: matrices, of float32, float64, complex64 or complex128.
-        k: the rank, from 0 to ``min(m, n)``. Values tied with the largest of those to be dropped are dropped, too.
+        k: the rank, from 0 to ``min(m, n)``. Values equal, to the last bit, to the largest of those to be dropped are
+            dropped, too.
         errors: as for :func:`singular_value_function`.
 
     Returns:
@@ -101,9 +109,7 @@ def low_rank(A: Tensor, k: int, *, errors: Errors = "raise") -> Tensor:
         tensor([3., 2., 2., 0.])
     """
     check_matrices(A)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
-    most = min(A.shape[-2:])
+    k, most = as_integer(k, "k"), min(A.shape[-2:])
     if not 0 <= k <= most:
         raise ValueError(f"k must lie between 0 and min(m, n) = {most}, got {k}")
     return A.clone() if k == most else _apply(A, Identity(), errors, keep=k)
@@ -135,11 +141,8 @@ def pinv(A: Tensor, *, rtol: float | None = None, errors: Errors = "raise") -> T
     check_matrices(A)
     if rtol is None:
         rtol = max(A.shape[-2:]) * torch.finfo(A.dtype).eps
-    elif isinstance(rtol, bool) or not isinstance(rtol, (int, float)):
-        raise TypeError(f"rtol must be a number, got {rtol!r} of type {type(rtol).__name__}")
-    if not rtol >= 0:
-        raise ValueError(f"rtol must not be negative, got {rtol}")
-    return _apply(A, Reciprocal(), errors, share=rtol).mH
+    unit = power_of_two(size_of(A, (-2, -1)))  # the derivative has the square of a reciprocal
+    return _apply(A / unit, Reciprocal(), errors, share=as_threshold(rtol, "rtol")).mH / unit
 
 
 @public
@@ -157,7 +160,7 @@ def soft_threshold(A: Tensor, t: float | Tensor, *, errors: Errors = "raise") ->
 
     Shape, Raises:
         As for :func:`singular_value_function`; besides, ``TypeError`` if ``t`` is neither a number nor a real tensor,
-        and ``ValueError`` if it is a negative number, or does not broadcast.
+        and ``ValueError`` if it is negative (of a tensor, on a CPU), or does not broadcast.
 
     Source: Cai, Candes, Shen, *A Singular Value Thresholding Algorithm for Matrix Completion*, SIAM J. Optim. 20, 2010.
 
@@ -168,13 +171,10 @@ def soft_threshold(A: Tensor, t: float | Tensor, *, errors: Errors = "raise") ->
     """
     check_matrices(A)
     if not isinstance(t, Tensor):
-        if isinstance(t, bool) or not isinstance(t, (int, float)):
-            raise TypeError(f"t must be a number or a real tensor, got {t!r} of type {type(t).__name__}")
-        if not 0 <= t < math.inf:
-            raise ValueError(f"t must be finite and not negative, got {t}")
-        t = A.real.new_full((), t)
+        t = A.real.new_full((), as_threshold(t, "t", "a number or a real tensor"))
     if t.is_complex():
         raise TypeError(f"t must be a number or a real tensor, got {t.dtype}")
+    check_not_negative(t, "t")
     try:
         t = t.to(A.real.dtype).expand(A.shape[:-2])[..., None, None]
     except RuntimeError:

@@ -42,7 +42,7 @@ def expm(A: Tensor, *, solver: solvers.Name | solvers.Solver = "auto", errors: E
         solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``exp(A)``, Hermitian.
+        ``exp(A)``, Hermitian. Where the exponential of the largest eigenvalue overflows, infinities and NaN.
 
     Shape:
         ``(*, n, n)`` to ``(*, n, n)``. Empty batches and ``n = 0`` are legal. The second derivative needs memory for
@@ -98,7 +98,7 @@ def logm(
         tensor([[0., 0.],
                 [0., 0.]])
     """
-    return _apply(A, Logarithm(), Deficiency(floor, rtol, below), solvers.resolve(solver, errors))
+    return _apply(A, Logarithm(), Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors))
 
 
 @public
@@ -129,7 +129,8 @@ def powm(
             negative one, which ``errors="nan"`` makes NaN of it alone.
 
     Returns:
-        ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN; and for negative ones a zero
+        ``A^p``, Hermitian. For other than integer powers, a negative eigenvalue gives NaN (but for the numbers 1/2 and
+        -1/2, which take it for zero, as :func:`sqrtm` does); and for negative ones a zero
         eigenvalue gives infinities and NaN, as ``0 ** p`` does. The cure is ``rtol=1e-6``, say, or ``below="drop"``
         with it.
 
@@ -147,13 +148,16 @@ def powm(
         >>> torch.autograd.grad(eg.powm(4 * torch.eye(2), p).trace(), p)[0]      # 2 * 4^p log(4)
         tensor(5.5452)
     """
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
+    deficiency, algorithm = Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors)
     if isinstance(exponent, Tensor):
         return _apply(A, PowerOfParameter(), deficiency, algorithm, exponent=exponent)
     number: Any = exponent
     if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"exponent must be a real number or tensor, got {exponent!r} of type {type(exponent).__name__}")
-    p = float(exponent)
+    try:
+        p = float(exponent)
+    except OverflowError:
+        p = torch.inf
     if not -torch.inf < p < torch.inf:
         raise ValueError(f"exponent must be finite, got {exponent}")
     if deficiency.is_possible or not (p.is_integer() or abs(p) == 0.5):
@@ -194,28 +198,30 @@ def matrix_function(
         solver, errors: as for :func:`eigengrad.eigh`.
 
     Returns:
-        ``f(A)``; Hermitian if f is real, else normal and complex.
+        ``f(A)``; Hermitian if f is real, else normal and complex, of complex64 for A in half precision.
 
     Shape, Raises:
-        As for :func:`expm`; besides, ``TypeError`` if ``f`` or ``divided_difference`` cannot be called, or a parameter
-        is no real tensor; ``ValueError`` if one does not broadcast, or if f depends on a tensor that wants a gradient
-        and is not among them; and as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
+        As for :func:`expm`; besides, ``TypeError`` if ``f`` or ``divided_difference`` cannot be called or returns no
+        tensor, or a parameter is no real tensor; ``ValueError`` if one does not broadcast, if f or
+        ``divided_difference`` is not elementwise, or if f depends on a tensor that wants a gradient and is not among
+        them; and as :func:`sqrtm` for ``floor``, ``rtol`` and ``below``.
 
     Example:
-        The inverse, whose divided difference is ``-1/(x y)``, and a unitary evolution by a time that is learned (to
-        first order: the second derivative of ``torch.sinc`` at 0 is NaN in torch 2.13):
+        The inverse, whose divided difference is ``-1/(x y)``, and Green's function ``(A + i t)^-1`` with a broadening t
+        that is learned:
 
         >>> import torch, eigengrad as eg
         >>> eg.matrix_function(4 * torch.eye(2), lambda x: 1 / x, lambda x, y: -1 / (x * y))
         tensor([[0.2500, 0.0000],
                 [0.0000, 0.2500]])
-        >>> def evolve(x, t):
-        ...     return torch.exp(-1j * t * x)
+        >>> def green(x, t):
+        ...     return 1 / (x + 1j * t)
         >>> def difference(x, y, t):
-        ...     return -1j * t * evolve((x + y) / 2, t) * torch.sinc(t * (x - y) / (2 * torch.pi))
-        >>> t = torch.tensor(0.1, requires_grad=True)
-        >>> eg.matrix_function(torch.eye(2), evolve, difference, parameters=[t]).requires_grad
-        True
+        ...     return -green(x, t) * green(y, t)
+        >>> t = torch.tensor(0.5, requires_grad=True)
+        >>> G = eg.matrix_function(torch.zeros(2, 2), green, difference, parameters=[t])
+        >>> torch.autograd.grad(G[0, 0].imag, t)[0]  # of -1/t
+        tensor(4.)
     """
     for name, value in (("f", f), ("divided_difference", divided_difference)):
         if not callable(value):
@@ -223,9 +229,11 @@ def matrix_function(
     given: object = parameters
     if isinstance(given, Tensor):
         raise TypeError("parameters must be a sequence of tensors, got one tensor; write parameters=[tensor]")
+    if not isinstance(given, Sequence):
+        raise TypeError(f"parameters must be a sequence of tensors, got {given!r}")
     named = {f"parameters[{index}]": value for index, value in enumerate(parameters)}
     return _apply(
-        A, Custom(f, divided_difference), Deficiency(floor, rtol, below), solvers.resolve(solver, errors), **named
+        A, Custom(f, divided_difference), Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors), **named
     )
 
 

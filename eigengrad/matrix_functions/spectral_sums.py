@@ -45,9 +45,10 @@ def spectral_sum(
         ``(*, n, n)`` to ``(*)``. Empty batches and ``n = 0`` are legal.
 
     Raises:
-        TypeError: if ``f`` cannot be called or has complex values; if ``A`` is no tensor, or of another dtype.
-        ValueError: if ``A`` is no batch of square matrices; if f depends on a tensor that wants a gradient; for an
-            unknown solver.
+        TypeError: if ``f`` cannot be called, returns no tensor or complex values; if ``A`` is no tensor, or of
+            another dtype.
+        ValueError: if ``A`` is no batch of square matrices; if f is not elementwise, or depends on a tensor that wants
+            a gradient; for an unknown solver.
         NotImplementedError: for a third derivative.
         torch.linalg.LinAlgError: if a matrix has no eigendecomposition, by NaN or infinity in it.
 
@@ -64,14 +65,15 @@ def spectral_sum(
     check_square(A)
     if not callable(f):
         raise TypeError(f"f must be a function of tensors, got {f!r}")
-    probe = f(A.real[..., :0].detach())
+    function = Custom(f, mean_slope(f, _derivative(f)))
+    probe = function(A.real[..., :0].detach())
     if probe.is_complex():
         raise TypeError(f"f must have real values, got {probe.dtype}")
     if probe.requires_grad:
         raise ValueError(
             "f depends on a tensor that wants a gradient and would get none; use eigengrad.eigh, or detach it"
         )
-    whole = apply(A, Custom(f, mean_slope(f, _derivative(f))), solvers.resolve(solver, errors))
+    whole = apply(A, function, solvers.resolve(solver, errors))
     return whole.diagonal(dim1=-2, dim2=-1).real.sum(-1)
 
 

@@ -79,10 +79,11 @@ def sqrtm(
                 [0., 2.]])
     """
     check_square(A)
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
+    deficiency, algorithm = Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors)
     if deficiency.is_possible:
         return deficiency.apply(A, (Power(0.5),), algorithm)[0]
-    return root_of_bounded(A, 0.0, inverse=False, solver=algorithm)
+    S, _, _ = _Root.call(A, False, 0.0, algorithm)
+    return S
 
 
 @public
@@ -123,10 +124,11 @@ def inv_sqrtm(
                 [0.0000, 0.0000]])
     """
     check_square(A)
-    deficiency, algorithm = Deficiency(floor, rtol, below), solvers.resolve(solver, errors)
+    deficiency, algorithm = Deficiency.of(floor, rtol, below), solvers.resolve(solver, errors)
     if deficiency.is_possible:
         return deficiency.apply(A, (Power(-0.5),), algorithm)[0]
-    return root_of_bounded(A, 0.0, inverse=True, solver=algorithm)
+    S, _, _ = _Root.call(A, True, 0.0, algorithm)
+    return S
 
 
 @public

@@ -31,11 +31,11 @@ class Fused:
     kernel_always: ClassVar[bool]
     """Whether to use the compiled kernel where LAPACK was measured to be faster."""
     errors: Errors
+    strict: bool
+    """Whether a matrix without an eigendecomposition is an error, and not NaN."""
 
-    @property
-    def strict(self) -> bool:
-        """Whether a matrix without an eigendecomposition is an error, and not NaN."""
-        return self.errors == "raise"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strict", self.errors == "raise")
 
 
 @dataclass(frozen=True)
@@ -150,22 +150,18 @@ def resolve(solver: Name | Solver, errors: Errors = "raise") -> Solver:
         ValueError: for an unknown name, or for other ``errors``.
         TypeError: for anything that is neither a name nor a solver.
     """
-    check_errors(errors)
-    algorithm = _resolve(solver)
+    if isinstance(solver, str):
+        if solver not in _BY_NAME:
+            known = ", ".join(map(repr, _BY_NAME))
+            raise ValueError(f"solver must be one of {known} or a solver object, got {solver!r}")
+        algorithm = _BY_NAME[solver]
+    elif isinstance(solver, type) or not callable(solver) or not hasattr(solver, "differentiable"):
+        raise TypeError(f"solver must be a name or a solver object such as eigengrad.solvers.SVD(), got {solver!r}")
+    else:
+        algorithm = solver
     if errors == "raise":
         return algorithm
+    check_errors(errors)
     if isinstance(algorithm, (Auto, Native)):
         return replace(algorithm, errors=errors)
     return cast("Solver", Tolerant(algorithm))
-
-
-def _resolve(solver: Name | Solver) -> Solver:
-    if isinstance(solver, str):
-        if solver not in _BY_NAME:
-            raise ValueError(
-                f"solver must be one of {', '.join(map(repr, _BY_NAME))} or a solver object, got {solver!r}"
-            )
-        return _BY_NAME[solver]
-    if isinstance(solver, type) or not callable(solver) or not hasattr(solver, "differentiable"):
-        raise TypeError(f"solver must be a name or a solver object such as eigengrad.solvers.SVD(), got {solver!r}")
-    return solver

@@ -88,7 +88,8 @@ def whiten(
         eps: added to the diagonal of the covariance; the default is the paper's.
         relative_eps: r, a share of the group's mean variance that is added as well, from 0 to 1. Bounds W at any scale
             of the data, by ``(r t + eps) ** -0.5``, and with it the harm done by running estimates that lag behind the
-            weights, in directions in which the data hardly varies. The paper has none.
+            weights, in directions in which the data hardly varies. The paper has none. At 0, eps alone must exceed what
+            rounding leaves of a covariance, some 1e-7 of its largest eigenvalue in float32: less is noise, amplified.
         shrinkage: how far to shrink C toward its diagonal before all else: a share, or ``"auto"`` for the one of least
             expected error (:func:`eigengrad.nn.functional.conditioning.shrunk`). What enters the running estimate is
             the shrunk covariance, as it was used.
