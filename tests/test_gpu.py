@@ -398,9 +398,14 @@ def test_bits_of_passes(
 
     def forward(data: Tensor, T: Tensor, centre: Tensor) -> tuple[Tensor, ...]:
         y = torch.empty_like(data)
-        passes.affine(y, data, T, centre, centre, False)
+        passes.affine(y, data, T, centre, centre, None)
         gx = torch.empty_like(data)
-        return *passes.moments(data), y.float(), *passes.affine_backward(gx, data, data, T, centre), gx.float()
+        sums = passes.affine_backward(gx, data, data, T, centre, centre)
+        found = passes.moments(data, -1.0, 1e-4, 0.1)
+        passes.moments_backward(gx, data, *found[:2], centre, None, T, -1.0, 0.1)
+        running = torch.zeros(2 * d, device=data.device), torch.zeros(2 * d, d, device=data.device)
+        passes.update(*running, None, None, found[0], found[2], found[4], 0, 0.25, False)
+        return *found, y.float(), *sums, gx.float(), *running
 
     found, expected = on_both(forward, [data, T, centre], monkeypatch, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

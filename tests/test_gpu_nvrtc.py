@@ -64,7 +64,9 @@ def test_registers(name: str, n: int, dtype: torch.dtype, most: int) -> None:
         ("affine_of_chunks", torch.bfloat16, 72),
         ("affine_backward_of_chunks", torch.float16, 112),
         ("affine_backward_of_chunks", DOUBLE, 128),
-        ("sums_of_groups", SINGLE, 40),
+        ("affine_backward_of_groups", SINGLE, 64),
+        ("moments_backward_of_chunks", torch.bfloat16, 80),
+        ("update_of_groups", SINGLE, 40),
     ],
 )
 def test_registers_of_passes(name: str, dtype: torch.dtype, most: int) -> None:

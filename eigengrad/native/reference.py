@@ -14,13 +14,10 @@ from eigengrad.native.thresholds import plan
 
 __all__ = [
     "KINDS",
-    "affine",
-    "affine_backward",
     "check_finite",
     "eigh",
     "function",
     "lifted_weights",
-    "moments",
     "pull_back",
     "recompose",
     "refine",
@@ -272,27 +269,3 @@ _DIVIDED_DIFFERENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "logarithm": of_logarithm,
     "power": of_power,
 }
-
-
-def moments(data: Tensor) -> tuple[Tensor, Tensor]:
-    """In two passes."""
-    count = max(data.shape[0] * data.shape[3], 1)
-    mean = data.sum(dim=(0, 3)).unsqueeze(-1) / count
-    centred = data - mean
-    return mean, (centred @ centred.mT).sum(dim=0)
-
-
-def affine(y: Tensor, data: Tensor, T: Tensor, centre: Tensor, offset: Tensor, add: bool) -> None:
-    """By one product."""
-    result = T @ (data - centre) + offset
-    if add:
-        y.add_(result)
-    else:
-        y.copy_(result)
-
-
-def affine_backward(gx: Tensor | None, data: Tensor, g: Tensor, T: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """By two products."""
-    if gx is not None:
-        gx.copy_(T.mT @ g)
-    return (g @ (data - centre).mT).sum(dim=0), g.sum(dim=(0, 3)).unsqueeze(-1)
