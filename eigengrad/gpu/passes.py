@@ -59,8 +59,9 @@ def moments_backward(
 ) -> None:
     """What completes the data's cotangent, in one launch."""
     if not (takes(data) and _alike(gx, data)):
-        small = (mean, covariance, g_mean, g_covariance, g_conditioned)
-        return native.moments_backward(gx, data, *small, shrinkage, relative_eps)
+        return native.moments_backward(
+            gx, data, mean, covariance, g_mean, g_covariance, g_conditioned, shrinkage, relative_eps
+        )
     small = _small(data, (covariance, g_covariance, g_conditioned), (mean, g_mean))
     size = _size(data)
     of = arguments.MomentsBackwardArguments(

@@ -5,7 +5,7 @@ in training, from running estimates in evaluation.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,8 +100,8 @@ def batch_statistics(data: Tensor, block: slice, by: Conditioning, process_group
             enough = torch.zeros_like(finite)
     else:
         own = moments(data)
-        *all_moments, count = joined(own.mean, own.covariance, observations, group)
-        mean, _, covariance, A, finite = by.apply(*all_moments, count)
+        mean, C, count = joined(own.mean, own.covariance, observations, group)
+        mean, _, covariance, A, finite = by.apply(mean, C, count)
         route, enough = own.route, (count > 1).expand_as(finite)
     if errors == "raise":
         check.ask(finite)
@@ -176,45 +176,60 @@ class RunningEstimates:
         before = None
         if self.momentum is None and self.num_batches_tracked is not None:
             before = self.num_batches_tracked.clone()  # a tensor: the host need not wait for it
-        first, last = 0, len(self.recorded) - 1
-        for index, (block, found, *running) in enumerate(self.recorded):
-            batch = found.mean.detach(), found.covariance
+        first, last = 0, self.recorded[-1][0]
+        for block, found, running_mean, running_covariance in self.recorded:
+            groups, d, _ = found.covariance.shape
             _move(
-                *(None if all_of is None else all_of[block] for all_of in running),
-                self.num_batches_tracked if index == last else None,
-                before,
-                batch,
-                (valid, first, self.momentum or 0.0, self.together),
+                None if running_mean is None else running_mean[block],
+                None if running_covariance is None else running_covariance[block, :d],
+                self.num_batches_tracked if block == last else None,
+                found.mean.detach(),
+                found.covariance,
+                How(before, valid, first, self.momentum or 0.0, self.together),
             )
-            first += len(found.covariance)
+            first += groups
+
+
+class How(NamedTuple):
+    """The arguments of ``torch.ops.eigengrad.update`` beside estimates and moments."""
+
+    before: Tensor | None
+    valid: Tensor | None
+    first: int
+    momentum: float
+    together: bool
 
 
 def _move(
-    mean: Tensor | None,
-    covariance: Tensor | None,
+    running_mean: Tensor | None,
+    running_covariance: Tensor | None,
     count: Tensor | None,
-    before: Tensor | None,
-    batch: tuple[Tensor, Tensor],
-    how: tuple[Tensor | None, int, float, bool],
+    mean: Tensor,
+    covariance: Tensor,
+    how: How,
 ) -> None:
     """The estimates of one block."""
-    if mean is None and covariance is None and count is None:
-        return
-    d = batch[1].shape[-1]
-    covariance = None if covariance is None else covariance[:, :d]
-    running = [estimate for estimate in (mean, covariance, count) if estimate is not None]
-    if any(functorch.is_batchedtensor(new) for new in batch) and not all(map(functorch.is_batchedtensor, running)):
+    estimates = [estimate for estimate in (running_mean, running_covariance) if estimate is not None]
+    moved = estimates if count is None else [*estimates, count]
+    if any(map(functorch.is_batchedtensor, (mean, covariance))) and not all(map(functorch.is_batchedtensor, moved)):
         raise RuntimeError(
             "torch.func.vmap maps over batches, but not over the running estimates, which cannot take in several at "
             "once: use track_running_stats=False, or evaluation mode, or map over the buffers as well "
             "(torch.func.stack_module_state)"
         )
-    in_one = not is_replayed() and not torch._C._are_functorch_transforms_active()
-    if in_one and all(estimate.dtype == batch[1].dtype for estimate in running if estimate is not count):
-        operators.update(mean, covariance, count, before, *batch, *how)
-        torch.autograd.graph.increment_version(running)
+    if not moved:
+        return
+    before, valid, first, momentum, together = how
+    if (
+        is_replayed()
+        or torch._C._are_functorch_transforms_active()
+        or any(x.dtype != covariance.dtype or x.stride(-1) != 1 for x in estimates)
+    ):
+        update: Any = passes.update
     else:
-        passes.update(mean, covariance, count, before, *batch, *how)
+        update = operators.update
+        torch.autograd.graph.increment_version(moved)
+    update(running_mean, running_covariance, count, before, mean, covariance, valid, first, momentum, together)
 
 
 def check_input(x: Tensor, training: bool, eps: float, process_group: Processes, errors: str) -> None:
