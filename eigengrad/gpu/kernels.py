@@ -18,7 +18,19 @@ from eigengrad.gpu import arguments
 from eigengrad.gpu.compiler import Compiler, CompilerError
 from eigengrad.gpu.driver import Driver, DriverError
 
-__all__ = ["LARGEST", "LARGEST_BY_THREAD", "Kernel", "Launcher", "kernel", "launcher", "trouble"]
+__all__ = [
+    "LARGEST",
+    "LARGEST_BY_THREAD",
+    "Kernel",
+    "Launcher",
+    "give_up",
+    "is_given_up",
+    "kernel",
+    "launcher",
+    "of_pass",
+    "on",
+    "trouble",
+]
 
 LARGEST_IN_REGISTERS = 4
 LARGEST_BY_THREAD = 8
@@ -201,6 +213,20 @@ def launcher() -> Launcher | None:
     except (CompilerError, DriverError) as error:
         _warn(str(error))
         return None
+
+
+_given_up: set[str] = set()
+
+
+def give_up(what: str, reason: str) -> None:
+    """Not to try again what has failed in this process; the first reason is a warning."""
+    _given_up.add(what)
+    _warn(reason)
+
+
+def is_given_up(what: str) -> bool:
+    """Whether it has failed."""
+    return what in _given_up
 
 
 def _warn(reason: str) -> None:

@@ -129,7 +129,11 @@ def _in_pieces(A: Tensor) -> tuple[Tensor, Tensor]:
 
 def root(A: Tensor, inverse: bool, floor: float, kernel_always: bool, strict: bool) -> tuple[Tensor, Tensor, Tensor]:
     """By the eigenvectors."""
-    L, V = eigh(A, kernel_always, True, strict)
+    return root_of(*eigh(A, kernel_always, True, strict), inverse, floor)
+
+
+def root_of(L: Tensor, V: Tensor, inverse: bool, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """From eigenvalues and eigenvectors."""
     L = L.clamp_min(floor)
     x = L.rsqrt() if inverse else L.sqrt()
     return recompose(V, x), x, V
@@ -139,7 +143,11 @@ def function(
     A: Tensor, kind: int, parameter: float, kernel_always: bool, strict: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the eigenvectors."""
-    L, V = eigh(A, kernel_always, True, strict)
+    return function_of(*eigh(A, kernel_always, True, strict), kind, parameter)
+
+
+def function_of(L: Tensor, V: Tensor, kind: int, parameter: float) -> tuple[Tensor, Tensor, Tensor]:
+    """From eigenvalues and eigenvectors."""
     name = _NAMES[kind]
     f = L.exp() if name == "exponential" else L.log() if name == "logarithm" else L**parameter
     return recompose(V, f), L, V
