@@ -202,6 +202,40 @@ def test_training_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         gpu_training_step.main([], device, tmp_path, images=3)
 
 
+@pytest.mark.parametrize("failing", ["literal", "closed-form", "BatchNorm2d"])
+def test_a_system_that_fails_is_left_out(
+    failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the literal procedure, which trains to NaN within some steps, and whose SVD raises then; the others go on."""
+    monkeypatch.setattr(gpu_training_step, "GROUP_SIZES", (4,))
+    monkeypatch.setattr(gpu_training_step, "SECONDS", 0.0)
+
+    class Failing(torch.nn.Module):
+        steps = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            if self.steps > 5:
+                raise torch.linalg.LinAlgError("linalg.svd: the input matrix contained non-finite values.\nMore.")
+            return x
+
+    def made(layer: torch.nn.Module, images: int, where: torch.device) -> Callable[[], None]:
+        return lambda: layer(torch.ones(1)).sum()
+
+    systems = {name: torch.nn.Identity() for name in gpu_training_step.systems(4)} | {failing: Failing()}
+    monkeypatch.setattr(gpu_training_step, "systems", lambda d: systems)
+    monkeypatch.setattr(gpu_training_step, "PARTS", {"ResNet-18": made})
+    if failing == "literal":
+        assert gpu_training_step.main([], StandIn(), tmp_path, images=2) == 0
+    else:
+        with pytest.raises(SystemExit):
+            gpu_training_step.main([], StandIn(), tmp_path, images=2)
+    (case,) = json.loads((tmp_path / "gpu-training-step.json").read_text())["cases"].values()
+    assert case["left out"] == {failing: "linalg.svd: the input matrix contained non-finite values."}
+    assert set(case["milliseconds"]) == set(systems) - {failing}
+    assert f"{failing:12} left out: linalg.svd" in capsys.readouterr().out
+
+
 def test_every_system_whitens() -> None:
     """Or the comparison means nothing: at d = 64, all three ways give white data, and the same."""
     x = torch.randn(64, 64, 4, 4, generator=torch.Generator().manual_seed(0))
