@@ -185,8 +185,8 @@ def main() -> None:
         )
     lines += [
         "",
-        "A training step of `ZCAWhitening(64, group_size=d)` on 128 images of 32 x 32, with the exact gradient. Launches",
-        "are counted, and of 5 us each; the smaller kernels take no more. MB are of the data, which is 33.6.",
+        "A training step of `ZCAWhitening(64, group_size=d)` on 128 images of 32 x 32, with the exact gradient.",
+        "Launches are counted, and of 5 us each; the smaller kernels take no more. The data is 33.6 MB.",
         "",
         "| d | launches | MB | passes | root and its gradient | launches | in all |",
         "|---|---|---|---|---|---|---|",
