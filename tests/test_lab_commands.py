@@ -1,13 +1,11 @@
 """What a person types: every command end to end at a tiny scale, dry runs, help, and mistakes."""
 
-import contextlib
 import csv
 import dataclasses
 import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -15,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fails, here
 from rich.console import Console
-from waiting import wait_until
 
 import eigengrad
 from eigengrad_lab import data
@@ -39,21 +37,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={**os.environ, "COLUMNS": "132"},
     )
-
-
-def here(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The same in this process, which has imported everything already."""
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    assert exit_.value.code == 0, exit_.value.code
-    return capsys.readouterr().out
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
-    """In this process: its exit code, and what it says of what went wrong."""
-    with pytest.raises(SystemExit) as exit_:
-        main(arguments)
-    return exit_.value.code, capsys.readouterr().err
 
 
 def test_help_answers_without_torch() -> None:
@@ -236,32 +219,6 @@ def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 stopped" in shown
 
 
-def test_a_whole_group_is_terminated(tmp_path: Path) -> None:
-    """As by ``timeout`` or a batch system: one worker, idle, dies of it with a lock; the other one saves and ends."""
-    command = [sys.executable, "-m", "eigengrad_lab", "reproduce", "figure1", "--epochs", "500", "--seeds", "1"]
-    command += ["--methods", "svd", "ours", "--group-sizes", "64", "--workers", "2", "--output", str(tmp_path)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        wait_until(lambda: any(tmp_path.glob("trainings/zca-svd-*/result.json")), during=process)
-        wait_until(lambda: _step(tmp_path, "zca-ours-*") > 12, during=process)
-        os.killpg(process.pid, signal.SIGTERM)
-        _, error = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
-    assert "interrupted; the same command goes on from here" in error
-    assert "Traceback" not in error
-    assert list(tmp_path.glob("trainings/zca-ours-*/checkpoint.pt"))
-
-
-def _step(root: Path, name: str) -> int:
-    steps = [json.loads(path.read_text())["step"] for path in root.glob(f"trainings/{name}/progress.json")]
-    return max(steps, default=0)
-
-
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     shown = here(capsys, "--version")
     assert shown.startswith(f"eigengrad {eigengrad.__version__}")
@@ -293,8 +250,9 @@ def test_a_full_disk_while_the_report_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("eigengrad_lab.report.write.write_text", full)
+    command = ["reproduce", "table1", "--methods", "batchnorm", "--seeds", "1", "--output", str(tmp_path), *TINY]
     with pytest.raises(SystemExit) as exit_:
-        main(["reproduce", "table1", "--methods", "batchnorm", "--seeds", "1", "--output", str(tmp_path), *TINY])
+        main(command)
     shown = capsys.readouterr().out
     assert exit_.value.code == 1
     assert "success rate" in shown
@@ -312,24 +270,6 @@ def test_too_short_a_run_is_no_verdict(tmp_path: Path, capsys: pytest.CaptureFix
     assert "1 undecided" in here(capsys, "status", "--output", str(tmp_path))
 
 
-def test_train_says_by_its_exit_code_that_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--method", "svd", "--group-size", "64", "--epochs", "1", "--train-images", "200"]
-    code, _ = fails(capsys, "train", "--output", str(tmp_path), *options)
-    assert code == 1
-
-
-def test_hours_end_a_grid_which_goes_on_at_the_same_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["reproduce", "figure1", "--methods", "ours", "--group-sizes", "4", "--seeds", "2", "--epochs", "400"]
-    command += ["--workers", "1", "--train-images", "300", "--output", str(tmp_path)]
-    code, said = fails(capsys, *command, "--hours", "0.002")
-    assert code == 3
-    assert "the time is up" in said
-    (stopped,) = tmp_path.glob("trainings/*/checkpoint.pt")
-    assert not (stopped.parent / "result.json").exists()
-    code, said = fails(capsys, "train", "--epochs", "400", "--output", str(tmp_path), "--hours", "0.0005")
-    assert code == 3
-
-
 def test_lines_tell_pace_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = here(capsys, "reproduce", "figure1", "--dry-run", "--seeds", "1", "--group-sizes", "8", *TINY,
                  "--output", str(tmp_path))  # fmt: skip
@@ -342,30 +282,6 @@ def test_lines_tell_pace_and_time_left(tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "at step 30 of 50, 256 images/s, 0:00:10 left, epoch 1, loss 1.500, error 20.0%" in shown
     assert "0 of 2 runs done, 0:00:00 so far, 0:00:18 left" in shown  # 10 s of one, 25 s of the other, two at a time
-
-
-def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
-    """kill -9 of the command: the workers save their runs and end."""
-    command = [sys.executable, "-m", "eigengrad_lab", "reproduce", "figure1", "--epochs", "500", "--seeds", "1"]
-    command += ["--methods", "ours", "--group-sizes", "8", "64", "--workers", "2", "--output", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_until(lambda: all(_step(tmp_path, f"zca-ours-d{d}-*") > 2 for d in (8, 64)), during=process)
-        workers = [json.loads(path.read_text())["process"] for path in tmp_path.glob("trainings/*/progress.json")]
-        assert len(set(workers)) == 2
-        assert process.pid not in workers
-        process.kill()
-        process.wait()
-        wait_until(lambda: not any(_alive(worker) for worker in workers))
-        assert len(list(tmp_path.glob("trainings/*/checkpoint.pt"))) == 2
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _alive(process: int) -> bool:
-    stat = Path(f"/proc/{process}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_summary_and_export(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_lab_commands import fails, here
+from commands import fails, here
 from torch import nn
 
 import eigengrad as eg

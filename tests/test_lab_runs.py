@@ -285,7 +285,7 @@ def test_a_grid_that_mixes_is_named() -> None:
 
 def test_another_number_of_threads_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One identity, one record; asked for again otherwise, the command says whose figures it shows."""
-    from test_lab_commands import here
+    from commands import here
 
     options = ["reproduce", "figure1", "--methods", "ours", "--group-sizes", "8", "--seeds", "1", "--epochs", "2"]
     options += ["--train-images", "130", "--workers", "1", "--output", str(tmp_path)]

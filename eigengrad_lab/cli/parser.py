@@ -38,13 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(USAGE, f"error: no command {arguments[0]!r}{known}; known are {', '.join(COMMANDS)}")
     request = parse(arguments)
 
-    from eigengrad_lab.cli import commands
-
     interrupt_on_sigterm()
     try:
+        from eigengrad_lab.cli import commands
+
         outcome = commands.run(request, arguments)
     except UsageError as error:
         _end(USAGE, f"error: {error}")
+    except BrokenPipeError:
+        raise
     except OSError as error:  # what was asked for is there, but the system does not let us: one line says it all
         where = f"{error.filename}: " if error.filename else ""
         _end(USAGE, f"error: {where}{error.strerror or error}")
