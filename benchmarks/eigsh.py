@@ -134,6 +134,8 @@ def main() -> None:
             seconds, cpu = time.perf_counter() - started, time.process_time() - used
             theirs = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
             theirs = np.sort(theirs)[:K].max() if len(theirs) > K else theirs.max()
+            if theirs > 100 * max(8 * tol, residual):
+                name = f"{name}, not converged in {ITERATIONS} iterations"
             measured[f"{which}, k = {K}"][name] = {
                 "ratio": ours_cpu / cpu,
                 "ratio_by_wall": ours / seconds,

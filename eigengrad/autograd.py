@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 __all__ = [
     "Function",
+    "along",
     "constant",
     "has_autocast",
     "has_values",
@@ -234,6 +235,20 @@ def has_values(*tensors: Tensor) -> bool:
         and not functorch.is_legacy_batchedtensor(tensor)
         for tensor in tensors
     )
+
+
+def along(function: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
+    """The derivative of a function of tensors along tangents, within a ``push_forward``.
+
+    torch's plain forward mode does not nest: within it, by reverse mode twice.
+    """
+    if torch._C._are_functorch_transforms_active():
+        derivative: Tensor = torch.func.jvp(function, at, tangents)[1]
+        return derivative
+    value, pull_back = torch.func.vjp(function, *at)  # type: ignore[misc]
+    again: Any = torch.func.vjp(pull_back, torch.zeros_like(value))[1]
+    derivative = again(tangents)[0]
+    return derivative
 
 
 def constant(*outputs: Tensor) -> tuple[Tensor, ...]:

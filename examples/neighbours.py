@@ -69,30 +69,30 @@ def pyriemann_functions() -> Iterator[None]:
             patch.stop()
 
 
-class Rectified(nn.Module):
-    """ReEig of SPDNet: eigenvalues of at least ``threshold``."""
+class RectifiedLogarithm(nn.Module):
+    """ReEig and LogEig of SPDNet: ``log(max(x, threshold))`` of eigenvalues, by one decomposition in place of two.
 
-    def __init__(self, threshold: float) -> None:
+    Of the result, the upper triangle, off the diagonal times ``sqrt(2)``; or all of it.
+    """
+
+    def __init__(self, threshold: float, upper: bool) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.upper = threshold, upper
 
     def forward(self, X: Tensor) -> Tensor:
-        return eg.powm(X, 1, floor=self.threshold)
-
-
-class Logarithm(nn.Module):
-    """LogEig of SPDNet: the upper triangle of the logarithm, off the diagonal times ``sqrt(2)``."""
-
-    def forward(self, X: Tensor) -> Tensor:
+        L = eg.logm(X, floor=self.threshold).flatten(-2)
+        if not self.upper:
+            return L
         n = X.shape[-1]
         rows, columns = torch.triu_indices(n, n, device=X.device)
         weights = torch.where(rows == columns, 1.0, torch.tensor(2.0, dtype=X.dtype, device=X.device).sqrt())
-        return eg.logm(X).flatten(-2).index_select(-1, rows * n + columns) * weights
+        return L.index_select(-1, rows * n + columns) * weights
 
 
 def spdnet(model: nn.Module) -> nn.Module:
     """A ``spd_learn.models.SPDNet`` whose rectification and logarithm are ours, in place."""
-    model.reeig, model.logeig = Rectified(model.reeig._get_threshold(torch.empty(0))), Logarithm()
+    model.logeig = RectifiedLogarithm(model.reeig._get_threshold(torch.empty(0)), model.logeig.upper)
+    model.reeig = nn.Identity()
     return model
 
 

@@ -207,6 +207,47 @@ def test_transforms_of_torch_func():
     )
 
 
+@pytest.mark.parametrize("generalised", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_forward_mode(dtype, generalised):
+    """Plain, of torch.func, over itself and over reverse mode; in tied blocks, what reverse mode says."""
+    A, B = matrix_of(torch.linspace(-1, 2, 30) ** 3, dtype), matrix_of(torch.linspace(1, 2, 30), dtype, seed=1)
+
+    def pairs(A, B):
+        L, V = eg.eigsh((A + A.mH) / 2, 3, B=(B + B.mH) / 2 if generalised else None, gradient=eg.Exact())
+        return torch.cat([L, (V.abs() ** 2).flatten()])
+
+    at = A.clone().requires_grad_(), B.clone().requires_grad_()
+    if generalised or dtype.is_complex:
+        assert torch.autograd.gradcheck(pairs, at, fast_mode=True, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(pairs, at, fast_mode=True, check_fwd_over_rev=True)
+    tangents = tuple((X.roll(1, 0) + X.roll(1, 0).mH) / 9 for X in (A, B))
+    along = lambda A, B: torch.func.jvp(pairs, (A, B), tangents)[1]  # noqa: E731
+    pushed = torch.func.jvp(along, (A, B), tangents)[1]
+    gradients = torch.autograd.grad(pairs(*at).square().sum(), at, create_graph=True, materialize_grads=True)
+    inner = sum((g.conj() * v).real.sum() for g, v in zip(gradients, tangents, strict=True))
+    second = torch.autograd.grad(inner, at, materialize_grads=True)
+    expected = sum((g.conj() * v).real.sum() for g, v in zip(second, tangents, strict=True))
+    first = along(A, B)
+    assert torch.allclose(2 * (first.square().sum() + (pairs(A, B) * pushed).sum()), expected, rtol=1e-8)
+
+
+def test_jacobians_and_compilers():
+    A = matrix_of(torch.linspace(-1, 2, 12) ** 3)
+    squares = lambda A: eg.eigsh((A + A.mT) / 2, 2, gradient=eg.Exact()).eigenvectors.square()  # noqa: E731
+    assert torch.allclose(torch.func.jacrev(squares)(A), torch.func.jacfwd(squares)(A))
+    data = torch.randn(30, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def implicit(data):
+        return eg.eigsh(lambda X, data: data.mT @ (data @ X), 2, n=12, params=[data]).eigenvectors[0] ** 2
+
+    (g,) = torch.autograd.grad(implicit(data).sum(), data)
+    pushed = torch.func.jvp(implicit, (data.detach(),), (data.detach() ** 2,))[1]
+    assert torch.allclose(pushed.sum(), (g * data**2).sum())
+    compiled = torch.compile(lambda A: 2 * squares(2 * A), backend="eager")
+    assert torch.allclose(compiled(A), 2 * squares(A))
+
+
 def test_bad_input_is_named():
     A = with_multiplets(300)
     with pytest.raises(
@@ -225,12 +266,28 @@ def test_bad_input_is_named():
         eg.eigsh(A.expand(2, 300, 300), 3)
     with pytest.raises(ValueError, match="needs n"):
         eg.eigsh(lambda X: X, 3)
+    with pytest.raises(TypeError, match=r"dtype must be float32, .* got torch\.int64; give one"):
+        eg.eigsh(lambda X, p: X, 3, n=300, params=[torch.arange(3)])
     with pytest.raises(ValueError, match="must have X's shape"):
         eg.eigsh(lambda X: X[:1], 3, n=300)
     with pytest.raises(TypeError, match="tensor or a function"):
         eg.eigsh("A", 3)
-    with pytest.raises(ValueError, match="B must have A's dtype and size"):
+    with pytest.raises(ValueError, match=r"B must have A's dtype, device and size, .* got torch\.float32"):
         eg.eigsh(A, 3, B=torch.eye(300))
+    with pytest.raises(ValueError, match=r"preconditioner must have A's dtype, device and size, .* and n = 299"):
+        eg.eigsh(A, 3, preconditioner=torch.eye(299).double())
+    with pytest.raises(TypeError, match=r"A must be a dense, sparse COO or sparse CSR tensor, got torch.sparse_csc"):
+        eg.eigsh(A.to_sparse_csc(), 3)
+    with pytest.raises(TypeError, match=r"start must be real, as A is, got torch.complex64"):
+        eg.eigsh(A, 3, start=torch.ones(300, 2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match="start must be on A's device, cpu, got meta"):
+        eg.eigsh(A, 3, start=torch.ones(300, 2, device="meta"))
+    with pytest.raises(TypeError, match="start must be a tensor of columns"):
+        eg.eigsh(A, 3, start=3)
+    with pytest.raises(TypeError, match=r"k must be an int, got 2.0 of type float"):
+        eg.eigsh(A, 2.0)
+    with pytest.raises(ValueError, match="vmap hides: loop over the operators"):
+        torch.vmap(lambda A: eg.eigsh(A, 3).eigenvalues)(A[None])
     with pytest.raises(TypeError, match="float32, float64"):
         eg.eigsh(A.to(torch.int64), 3)
 

@@ -97,11 +97,13 @@ def test_pyriemann():
     assert geometry.base.logm is not eg.logm
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_spd_learn(dtype):
+@pytest.mark.parametrize(("dtype", "upper"), [(torch.float32, True), (torch.float64, True), (torch.float64, False)])
+def test_spd_learn(dtype, upper):
     models = pytest.importorskip("spd_learn.models")
     torch.manual_seed(0)
-    theirs = models.SPDNet(input_type="cov", subspacedim=10, n_chans=12, n_outputs=3, threshold=0.5).to(dtype)
+    theirs = models.SPDNet(input_type="cov", subspacedim=10, n_chans=12, n_outputs=3, threshold=0.5, upper=upper).to(
+        dtype
+    )
     ours = NEIGHBOURS["spdnet"](copy.deepcopy(theirs))
     X, y = definite(16, 12, dtype=dtype), torch.arange(16) % 3
     losses = []

@@ -140,10 +140,11 @@ def test_distances_of_equal_matrices_are_zero_with_zero_gradients():
         assert float(d.detach()) <= 1e-14 * float(A.norm() ** 0.5)
         (g,) = torch.autograd.grad(d, X)
         assert g.isfinite().all()
-    X = torch.eye(5).double().requires_grad_()
-    for distance in (eg.spd.bures_distance, eg.spd.affine_invariant_distance, eg.spd.log_euclidean_distance):
-        assert float(distance(X, X.detach())) == 0
-        assert (torch.autograd.grad(distance(X, X.detach()), X)[0] == 0).all()
+    for A in (torch.eye(5).double(), definite(3, 5), definite(5, dtype=torch.complex128), definite(6).float()):
+        X = A.requires_grad_()
+        for distance in (eg.spd.bures_distance, eg.spd.affine_invariant_distance, eg.spd.log_euclidean_distance):
+            d = distance(X, X.detach())
+            assert (d == 0).all() and (torch.autograd.grad(d.sum(), X)[0] == 0).all()
     near = definite(5) + 1e-9 * (tangent := hermitian(torch.randn(5, 5).double()))
     S = eg.sqrtm(definite(5))
     exact = 1e-9 * float((S @ eg.spd.lyapunov(definite(5), tangent)).norm())  # d^2 = tr(X A X), A X + X A = dA
@@ -169,6 +170,66 @@ def test_one_matrix_of_any_rank(rank, dtype):
     assert torch.autograd.gradcheck(lambda A: eg.spd.optimal_transport_map(hermitian(A), B), A, fast_mode=True)
 
 
+def along(curve, t):
+    """A Hermitian matrix at t: ``(H + t K)(H + t K)^H + t L``, L or none."""
+    H, K, L = curve
+    H = H + t * K
+    A = H @ H.mH if isinstance(H, torch.Tensor) else H * H.H
+    return A if L is None else A + t * L
+
+
+def curves(n, ranks, dtype):
+    """Of two matrices of these ranks, which they keep; but the one of larger rank moves freely, too."""
+    generator = torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randn(*shape, dtype=dtype, generator=generator)  # noqa: E731
+    first, second = ([random(n, rank), random(n, rank), None] for rank in ranks)
+    for mine, other in ((first, second), (second, first)):
+        if mine[0].shape[1] > other[0].shape[1]:
+            mine[2] = hermitian(random(n, n))
+    return first, second
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("ranks", [(4, 4), (4, 2), (2, 4), (3, 2), (2, 3), (2, 2), (1, 4)])
+def test_three_derivatives_at_any_ranks_in_many_digits(ranks, dtype):
+    """Along all moves that the distance has derivatives for: of a factor, and of the matrix of larger rank at will."""
+    first, second = curves(4, ranks, dtype)
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    derivatives = [eg.spd.bures_distance(along(first, t), along(second, t), squared=True)]
+    m = torch.zeros(4, dtype=dtype)
+    derivatives.append(eg.spd.frechet_distance(m, along(first, t), m, along(second, t)))
+
+    with mpmath.workdps(60):
+        exactly = [[None if X is None else _exact(X) for X in curve] for curve in (first, second)]
+
+        def squared(t):
+            A, B = (along(curve, t) for curve in exactly)
+            (H, K, _), other = (exactly[0], B) if ranks[0] <= ranks[1] else (exactly[1], A)
+            product = (H + t * K).H * other * (H + t * K)
+            L = (mpmath.eighe if dtype.is_complex else mpmath.eigsy)(product, eigvals_only=True)
+            return sum(mpmath.re(A[i, i] + B[i, i]) for i in range(4)) - 2 * sum(map(mpmath.sqrt, L))
+
+        expected = [float(mpmath.diff(squared, 0, order, h=mpmath.mpf(10) ** -12)) for order in range(4)]
+    for value in derivatives:
+        for order, exact in enumerate(expected):
+            assert abs(float(value.detach()) / exact - 1) < 1e-8, order
+            if order < 3:
+                (value,) = torch.autograd.grad(value, t, create_graph=True)
+
+
+def test_what_is_returned_where_there_is_no_derivative():
+    """Into A's null space, where the squared distance falls like a root: the derivative without that root."""
+    a = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    b = torch.tensor([4.0, 9.0, 0.0], dtype=torch.float64)
+    A, B = a.diag().requires_grad_(), b.diag().requires_grad_()
+    gradients = torch.autograd.grad(eg.spd.bures_distance(A, B, squared=True), (A, B))
+    assert torch.allclose(gradients[0], torch.tensor([-1.0, 1, 1]).double().diag())  # 1 - sqrt(b / a) where a > 0
+    assert torch.allclose(gradients[1], torch.tensor([0.5, 1, 1]).double().diag())
+    A = torch.eye(3).double().requires_grad_()
+    (g,) = torch.autograd.grad(eg.spd.bures_distance(A, B.detach(), squared=True), A)
+    assert torch.allclose(g, torch.tensor([-1.0, -2, 1]).double().diag())  # all of it: A is definite
+
+
 def test_gradient_of_fid_with_fewer_samples_than_features():
     images, real = (torch.randn(6, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     images.requires_grad_()
@@ -187,8 +248,11 @@ def test_frechet_distance_of_large_matrices(rank):
     value = eg.spd.frechet_distance(m, X, m, B)
     assert relative(value, squared) < 1e-7 and relative(eg.spd.frechet_distance(m, A, m, B), squared) < 1e-7
     G = torch.randn(300, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(1))  # A's factor
-    ours, other = (torch.autograd.grad(d, X)[0] @ G for d in (value, squared))
-    assert relative(ours, other) < 1e-7
+    gradients = [torch.autograd.grad(d, X, create_graph=True)[0] for d in (value, squared)]
+    assert relative(*(g.detach() @ G for g in gradients)) < 1e-7
+    E = G @ torch.randn(rank, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) / 300
+    turns = (E + E.mT).requires_grad_()  # of A's range
+    assert relative(*(torch.autograd.grad((g * turns).sum(), X)[0] @ G for g in gradients)) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128])
@@ -238,6 +302,64 @@ def test_means_solve_their_equation_and_have_two_derivatives(mean, dtype):
     assert torch.allclose(mean(batch)[1], mean(1e-3 * A[3:]), atol=1e-15)
 
 
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_transforms_of_means(mean):
+    """``vmap`` in any dimension, forward mode of all kinds, of second order, too, and gradients of batches."""
+    A, w = definite(3, 4, 3), torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    M, close = mean(A, w), lambda a, b: torch.allclose(a, b, rtol=1e-9, atol=1e-11)
+    assert close(torch.vmap(mean)(A, w), M)
+    assert close(torch.vmap(mean, in_dims=1)(A.movedim(0, 1), w.mT), M)
+    assert close(torch.vmap(mean, in_dims=(None, 0))(A[0], w), mean(A[:1].expand(A.shape), w))
+    tangents = definite(4, 3, seed=1) - definite(4, 3, seed=2), w[1] - w[2]
+    at = A[0].clone().requires_grad_(), w[0].clone().requires_grad_()
+    function = lambda A, w: mean(hermitian(A), w)  # noqa: E731
+    assert torch.autograd.gradcheck(function, at, fast_mode=True, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, at, fast_mode=True, check_fwd_over_rev=True)
+    along = lambda A, w: torch.func.jvp(function, (A, w), tangents)[1]  # noqa: E731
+    C = definite(3, seed=3)
+    pushed = torch.func.jvp(along, at, tangents)[1]
+    of_gradients = torch.autograd.grad((function(*at) * C).sum(), at, create_graph=True)
+    second = torch.autograd.grad(sum((g * v).sum() for g, v in zip(of_gradients, tangents, strict=True)), at)
+    assert close((pushed * C).sum(), sum((g * v).sum() for g, v in zip(second, tangents, strict=True)))
+    loss = lambda A, w: (mean(A, w) * C).sum()  # noqa: E731
+    of_batch, of_one = torch.vmap(torch.func.grad(loss, (0, 1)))(A, w), torch.func.grad(loss, (0, 1))(A[2], w[2])
+    assert all(close(g[2], h) for g, h in zip(of_batch, of_one, strict=True))
+
+
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_a_compiled_mean(mean):
+    A = definite(4, 3).requires_grad_()
+    compiled = torch.compile(lambda A: 3 * mean(2 * A), backend="eager")
+    assert torch.allclose(compiled(A), 6 * mean(A))
+    gradients = [torch.autograd.grad(f(A).square().sum(), A)[0] for f in (compiled, lambda A: 6 * mean(A))]
+    assert torch.allclose(*gradients)
+
+
+def test_weights_of_zero_and_semidefinite_matrices():
+    A = definite(3, 4)
+    for mean in (eg.spd.karcher_mean, eg.spd.bures_barycenter):
+        w = torch.tensor([2.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+        assert relative(mean(A, w), mean(A[::2])) < 1e-13
+        (g,) = torch.autograd.grad(mean(A, w).trace(), w)
+        step = torch.tensor([0.0, 1e-6, 0.0], dtype=torch.float64)
+        assert abs(float(mean(A, w.detach() + step).trace() - mean(A, w.detach()).trace()) / 1e-6 - float(g[1])) < 1e-5
+    roots = torch.tensor([[1.0, 2, 3], [0, 1, 5]], dtype=torch.float64).requires_grad_()
+    M = eg.spd.bures_barycenter(torch.diag_embed(roots**2))
+    assert torch.allclose(M, torch.diag(roots.mean(0) ** 2))
+    assert torch.allclose(torch.autograd.grad(M.trace(), roots)[0], roots.mean(0).expand(2, 3).where(roots > 0, 0))
+
+
+@pytest.mark.parametrize(("n", "m", "condition"), [(3, 2, 1e6), (6, 3, 1e8), (4, 20, 1e10), (10, 3, 1e6)])
+def test_newton_converges_from_far_away(n, m, condition):
+    generator = torch.Generator().manual_seed(0)
+    L = torch.logspace(0, -float(torch.tensor(condition).log10()), n, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(20, m, n, n, dtype=torch.float64, generator=generator)).Q
+    A = hermitian((Q * L) @ Q.mT)
+    M = eg.spd.karcher_mean(A, max_iterations=40)
+    G = torch.linalg.inv(torch.linalg.cholesky(M)).unsqueeze(1)
+    assert float(eg.logm(hermitian(G @ A @ G.mT)).mean(1).norm(dim=(-2, -1)).max()) < 1e-14 * condition
+
+
 def test_mean_of_equal_matrices():
     A = definite(4).requires_grad_()
     for mean in (eg.spd.karcher_mean, eg.spd.bures_barycenter):
@@ -261,7 +383,7 @@ def test_transforms_and_empty_batches():
 
 def test_bad_input_is_named():
     A = definite(4)
-    with pytest.raises(ValueError, match="B must have the dtype and size of A"):
+    with pytest.raises(ValueError, match="B must have the dtype, device and size of A"):
         eg.spd.bures_distance(A, definite(3))
     with pytest.raises(ValueError, match="mean2 must be vectors"):
         eg.spd.frechet_distance(A[0], A, A[0, :3], A)
@@ -273,12 +395,34 @@ def test_bad_input_is_named():
         eg.spd.karcher_mean(A)
     with pytest.raises(ValueError, match="weights must have shape"):
         eg.spd.karcher_mean(definite(2, 4), torch.ones(3))
-    with pytest.raises(ValueError, match="weights must be positive"):
-        eg.spd.karcher_mean(definite(2, 4), torch.tensor([1.0, 0.0]))
+    for weights, got in (([1.0, -0.5], "got -0.5 among"), ([0.0, 0.0], "and 0 for a sum"), ([1.0, torch.nan], "nan")):
+        with pytest.raises(ValueError, match=f"weights must be at least 0, with a positive sum .*{got}"):
+            eg.spd.karcher_mean(definite(2, 4), torch.tensor(weights))
+    with pytest.raises(TypeError, match="weights must be a tensor, got list"):
+        eg.spd.karcher_mean(definite(2, 4), [1, 1])
+    with pytest.raises(TypeError, match=r"weights must be real, got torch\.complex64"):
+        eg.spd.bures_barycenter(definite(2, 4), torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"mean1 must be vectors .* on cpu, as the covariances, got .* on meta"):
+        eg.spd.frechet_distance(A[0].to("meta"), A, A[0], A)
+    with pytest.raises(TypeError, match="mean2 must be a tensor, got int"):
+        eg.spd.frechet_distance(A[0], A, 0, A)
+    with pytest.raises(ValueError, match=r"dtype, device and size of A, .* on cpu and n = 4, got .* on meta and n = 4"):
+        eg.spd.bures_distance(A, A.to("meta"))
+    with pytest.raises(ValueError, match=r"batches of A and B must broadcast, got \(2, 4, 4\) and \(3, 4, 4\)"):
+        eg.spd.affine_invariant_distance(definite(2, 4), definite(3, 4))
     with pytest.raises(torch.linalg.LinAlgError, match="no convergence in max_iterations = 1"):
         eg.spd.karcher_mean(definite(3, 4), max_iterations=1)
+    with pytest.raises(torch.linalg.LinAlgError, match="matrix 1 of those of mean 2 of the batch is not positive"):
+        eg.spd.karcher_mean(
+            torch.stack([definite(2, 4), definite(2, 4), torch.stack([A, A - 2 * A.norm() * torch.eye(4)])])
+        )
     with pytest.raises(torch.linalg.LinAlgError):
         eg.spd.geometric_mean(-A, A)
+    for distance in (eg.spd.bures_distance, lambda A, B: eg.spd.frechet_distance(A[0, 0], A, A[0, 0], B)):
+        indefinite = torch.stack([A, A - 9 * A.trace() / 4 * torch.eye(4)])
+        for arguments in ((indefinite, A.expand(2, 4, 4)), (A.expand(2, 4, 4), indefinite)):
+            with pytest.raises(torch.linalg.LinAlgError, match="must be positive semidefinite, got one, 1 of the"):
+                distance(*arguments)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
 

@@ -5,12 +5,13 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
-from eigengrad.autograd import public
+from eigengrad.autograd import Function, public
 from eigengrad.eigh import EighResult, eigh
 from eigengrad.eigsh.iteration import Found, Problem, find_pairs
 from eigengrad.eigsh.operators import Operator, as_operator, scaled
@@ -36,6 +37,7 @@ class MultipletWarning(UserWarning):
     """k takes some of a group of equal eigenvalues and leaves others."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @public
 def eigsh(
     A: Tensor | Callable[..., Tensor],
@@ -57,11 +59,11 @@ def eigsh(
     r"""A few eigenvalues and eigenvectors of a large Hermitian operator, differentiable where eigenvalues meet.
 
     Only products with A are made, in the search (a block Davidson iteration with Chebyshev polynomials) and in the
-    gradient, so that memory is that of some :math:`4k` vectors. The gradient is implicit: between the pairs that were
+    gradient, so that memory is that of some :math:`12k` vectors. The gradient is implicit: between the pairs that were
     found by the rule, as in :func:`eigengrad.eigh`, and toward all others exactly, by linear equations, as well
-    conditioned as the gap behind the last pair is wide. Derivatives of every order follow in the same way, by
-    ``backward``, ``torch.autograd.grad`` and the reverse mode of ``torch.func``: a search goes on until it has found
-    what it looks for, which neither ``vmap`` nor forward mode nor ``torch.compile(fullgraph=True)`` can follow.
+    conditioned as the gap behind the last pair is wide. Derivatives of every order follow in the same way, in reverse
+    and forward mode, by ``torch.func.jacrev``, ``jacfwd`` and ``hessian``, too. A search goes on until it has found
+    what it looks for: a compiler's graph breaks here, and ``vmap`` over operators is an error (loop over them).
 
     Args:
         A: Hermitian: a dense tensor, a sparse COO or CSR tensor (both triangles stored), or a function
@@ -134,6 +136,24 @@ def eigsh(
     return EighResult(L, V)
 
 
+class _Random(Function):
+    """Columns, the same for all that ``vmap`` knows of, as where it takes derivatives in many directions."""
+
+    generate_vmap_rule = False
+
+    @classmethod
+    def vmap(cls, _: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, None]:
+        return cls.call(*arguments), None
+
+    @staticmethod
+    def forward(shape: tuple[int, int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, dtype=dtype, generator=generator, device=generator.device)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+
 class Search(NamedTuple):
     """What was looked for, and what was found."""
 
@@ -169,16 +189,18 @@ def search(
     of_A = as_operator(A, "A", n=n, dtype=dtype, device=device, params=tuple(params))
     n = of_A.n
     of_B = None if B is None else as_operator(B, "B", n=n, dtype=of_A.dtype, device=of_A.device)
-    if of_B is not None and (of_B.n, of_B.dtype) != (n, of_A.dtype):
-        raise ValueError(f"B must have A's dtype and size, {of_A.dtype} and n = {n}, got {of_B.dtype} and n = {of_B.n}")
+    if of_B is not None:
+        _check_like(of_B, of_A, "B")
     if which not in get_args(Which):
         raise ValueError(f"which must be one of {get_args(Which)}, got {which!r}")
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int, got {k!r} of type {type(k).__name__}")
+    if any(map(_is_batched, (*of_A.params, *(() if of_B is None else of_B.params)))):
+        raise ValueError("eigsh searches by looking at values, which vmap hides: loop over the operators, and stack")
     if not 0 <= k <= n:
         raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
-    if start is not None and (start.dim() != 2 or start.shape[0] != n):
-        raise ValueError(f"start must be columns ({n}, c), got shape {tuple(start.shape)}")
+    if start is not None:
+        _check_start(start, of_A)
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be positive, got {tol}")
     if max_iterations is not None and max_iterations < 1:
@@ -187,15 +209,16 @@ def search(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     def random(columns: int) -> Tensor:
-        return torch.randn(n, columns, dtype=of_A.dtype, generator=generator, device=generator.device).to(of_A.device)
+        at: Tensor = _Random.call((n, columns), of_A.dtype, generator)
+        return at.to(of_A.device)
 
     tol = UNITS * torch.finfo(of_A.dtype).eps if tol is None else tol
     tie = max(TIES * torch.finfo(of_A.dtype).eps, tol**2)
     with torch.no_grad():
         beginning = random(min(max(4, k // 2), 16))
-        (a, product_of_A), (b, product_of_B) = scaled(of_A.fast, beginning), (1.0, None)
+        (a, product_of_A), (b, product_of_B) = scaled(of_A.constant(), beginning), (1.0, None)
         if of_B is not None:
-            b, product_of_B = scaled(of_B.fast, beginning)
+            b, product_of_B = scaled(of_B.constant(), beginning)
         problem = Problem(
             product_of_A, product_of_B, M, n, k, which, tol, tie, max_iterations or ITERATIONS, beginning.shape[1]
         )
@@ -215,13 +238,37 @@ def search(
     return Search(of_A, of_B, M, found, a, b, cut)
 
 
+def _check_like(operator: Operator, A: Operator, name: str) -> None:
+    if (operator.n, operator.dtype, operator.device) != (A.n, A.dtype, A.device):
+        of_A, got = (f"{X.dtype} on {X.device} and n = {X.n}" for X in (A, operator))
+        raise ValueError(f"{name} must have A's dtype, device and size, {of_A}, got {got}")
+
+
+def _check_start(start: Tensor, A: Operator) -> None:
+    if not isinstance(start, Tensor):
+        raise TypeError(f"start must be a tensor of columns ({A.n}, c), got {type(start).__name__}")
+    if start.dim() != 2 or start.shape[0] != A.n:
+        raise ValueError(f"start must be columns ({A.n}, c), got shape {tuple(start.shape)}")
+    if start.device != A.device:
+        raise ValueError(f"start must be on A's device, {A.device}, got {start.device}; move it")
+    if start.is_complex() and not A.dtype.is_complex:
+        raise TypeError(f"start must be real, as A is, got {start.dtype}; take its real part")
+
+
+def _is_batched(X: Tensor) -> bool:
+    while functorch.is_functorch_wrapped_tensor(X):
+        if functorch.is_batchedtensor(X):
+            return True
+        X = functorch.get_unwrapped(X)
+    return False
+
+
 def _preconditioner(M: Tensor | Product | None, A: Operator) -> Product | None:
     if M is None:
         return None
     operator = as_operator(M, "preconditioner", n=A.n, dtype=A.dtype, device=A.device)
-    if (operator.n, operator.dtype) != (A.n, A.dtype):
-        raise ValueError(f"preconditioner must have A's dtype and size, got {operator.dtype} and n = {operator.n}")
-    return operator.fast
+    _check_like(operator, A, "preconditioner")
+    return operator.constant()
 
 
 def _all_pairs(problem: Problem, like: Tensor) -> Found:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 __all__ = ["Operator", "as_operator", "scaled"]
 
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _SPARSE = (torch.sparse_coo, torch.sparse_csr)
 _COLUMNS = 4
 """Taken at once where entries of a sparse matrix are visited, so that memory follows the entries."""
@@ -27,8 +28,12 @@ class Operator(NamedTuple):
     """``(X (n, b), *params) -> A X (n, b)``, differentiable in all."""
     pairing: Callable[..., Tensor]
     """``(U, X, *params) -> Re <U, A X>``, differentiable in all, with a Hermitian derivative in A."""
-    fast: Callable[[Tensor], Tensor]
-    """``X -> A X`` without derivatives."""
+    fast: Callable[..., Callable[[Tensor], Tensor]]
+    """``*params -> (X -> A X)``, without derivatives."""
+
+    def constant(self) -> Callable[[Tensor], Tensor]:
+        """``X -> A X`` at its own params, without derivatives."""
+        return self.fast(*(param.detach() for param in self.params))
 
 
 def as_operator(
@@ -49,7 +54,7 @@ def as_operator(
     if isinstance(A, Tensor):
         if A.layout not in (torch.strided, *_SPARSE):
             raise TypeError(f"{name} must be a dense, sparse COO or sparse CSR tensor, got {A.layout}; convert it")
-        if A.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        if A.dtype not in _DTYPES:
             raise TypeError(f"{name} must be of float32, float64, complex64 or complex128, got {A.dtype}; convert it")
         if A.dim() != 2 or A.shape[0] != A.shape[1]:
             raise ValueError(
@@ -67,6 +72,8 @@ def as_operator(
     if not all(isinstance(param, Tensor) for param in params):
         raise TypeError(f"params must be tensors, got {[type(param).__name__ for param in params]}")
     like = params[0] if params else torch.empty(0)
+    if (dtype or like.dtype) not in _DTYPES:
+        raise TypeError(f"dtype must be float32, float64, complex64 or complex128, got {dtype or like.dtype}; give one")
     return _callable(A, name, n, dtype or like.dtype, torch.device(device or like.device), params)
 
 
@@ -90,8 +97,7 @@ def _dense(A: Tensor) -> Operator:
     def pairing(U: Tensor, X: Tensor, A: Tensor) -> Tensor:
         return ((U.conj() * (A @ X)).sum().real + (X.conj() * (A @ U)).sum().real) / 2
 
-    constant = A.detach()
-    return Operator(A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda X: constant @ X)
+    return Operator(A.shape[0], A.dtype, A.device, (A,), lambda X, A: A @ X, pairing, lambda A: lambda X: A @ X)
 
 
 def _sparse(A: Tensor) -> Operator:
@@ -103,9 +109,15 @@ def _sparse(A: Tensor) -> Operator:
         counts = A.crow_indices().diff()
         rows = torch.repeat_interleave(torch.arange(n, device=A.device), counts)
         columns = A.col_indices().to(rows.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces that CSR is in beta, to someone who may have COO
-        constant = A.detach().to_sparse_csr()
+
+    def fast(values: Tensor) -> Callable[[Tensor], Tensor]:
+        if A.layout == torch.sparse_csr:
+            compressed = torch.sparse_csr_tensor(A.crow_indices(), A.col_indices(), values, A.shape)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch announces that CSR is in beta, to someone who has COO
+                compressed = torch.sparse_coo_tensor(A.indices(), values, A.shape, is_coalesced=True).to_sparse_csr()
+        return lambda X: compressed @ X
 
     def product(X: Tensor, values: Tensor) -> Tensor:
         return X.new_zeros(X.shape).index_add(0, rows, values[:, None] * X[columns])
@@ -116,7 +128,7 @@ def _sparse(A: Tensor) -> Operator:
             total = total + (u[rows].conj() * x[columns] + x[rows].conj() * u[columns]).sum(-1) / 2
         return (values * total).sum().real
 
-    return Operator(n, A.dtype, A.device, (A.values(),), product, pairing, lambda X: constant @ X)
+    return Operator(n, A.dtype, A.device, (A.values(),), product, pairing, fast)
 
 
 def _callable(
@@ -134,5 +146,4 @@ def _callable(
     def pairing(U: Tensor, X: Tensor, *params: Tensor) -> Tensor:
         return (U.conj() * product(X, *params)).sum().real
 
-    constants = tuple(param.detach() for param in params)
-    return Operator(n, dtype, device, params, product, pairing, lambda X: product(X, *constants))
+    return Operator(n, dtype, device, params, product, pairing, lambda *params: lambda X: product(X, *params))

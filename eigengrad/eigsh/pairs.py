@@ -13,13 +13,15 @@ Of A nothing is needed but products: ``Re <gA, dA> = Re <U, dA X>``. W solves a 
 another such system; so there are derivatives of every order, each at the price of its solves.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import unwrap_if_dead
 
-from eigengrad.autograd import Function
+from eigengrad.autograd import Function, along, save
 from eigengrad.eigsh.linear_solves import minres
 from eigengrad.eigsh.operators import Operator
 from eigengrad.gradients import GradientRule
@@ -28,7 +30,8 @@ from eigengrad.phase import check_phase
 __all__ = ["Setting", "pairs"]
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True)
+class Setting:
     """What the derivatives of pairs need to know beside tensors."""
 
     A: Operator
@@ -45,7 +48,7 @@ class Setting(NamedTuple):
 
 def pairs(setting: Setting, L: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs that were found, ``L (p,)`` and ``X (n, p)``, as differentiable functions of what A and B are made of."""
-    return _Pairs.apply(setting, L, X, *_tensors(setting))
+    return _Pairs.call(setting, L, X, *_tensors(setting))
 
 
 def _tensors(setting: Setting) -> tuple[Tensor, ...]:
@@ -59,6 +62,21 @@ def _by(B: Operator | None, X: Tensor, params: tuple[Tensor, ...]) -> Tensor:
 def _split(setting: Setting, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     of_A = len(setting.A.params)
     return tensors[:of_A], tensors[of_A:]
+
+
+def _changes(
+    setting: Setting, W: Tensor, tensors: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]
+) -> tuple[Tensor, Tensor]:
+    """``dA W`` and ``dB W``."""
+    full = tuple(torch.zeros_like(x) if dx is None else dx for x, dx in zip(tensors, tangents, strict=True))
+    changes = []
+    for operator, at, d in zip((setting.A, setting.B), *(_split(setting, x) for x in (tensors, full)), strict=True):
+        changes.append(torch.zeros_like(W) if operator is None or not at else along(_product(operator, W), at, d))
+    return changes[0], changes[1]
+
+
+def _product(operator: Operator, W: Tensor) -> Callable[..., Tensor]:
+    return lambda *params: operator.product(W, *params)
 
 
 Terms = list[tuple[Tensor, Tensor]]
@@ -108,7 +126,7 @@ class _Pairs(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.setting, _, _, *tensors = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output, *tensors)
+        save(ctx, *output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, gL: Tensor | None, gX: Tensor | None) -> tuple[Any, ...]:
@@ -121,17 +139,46 @@ class _Pairs(Function):
         if gX is not None:
             check_phase("eigsh", (X, gX))
             M = X.mH @ gX
-            V = X @ (setting.rule.kernel(L) * M) + _Solve.apply(setting, L, X, gX, *tensors)
+            V = X @ (setting.rule.kernel(L) * M) + _Solve.call(setting, L, X, gX, *tensors)
             U, T = U + V, T - V * L - X * M.diagonal().real / 2
         return (None, None, None, *_cotangents(setting, tuple(tensors), ctx.needs_input_grad[3:], [(U, X)], [(T, X)]))
 
+    @staticmethod
+    def push_forward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        setting: Setting = ctx.setting
+        L, X, *tensors = ctx.saved_tensors
+        of_A, of_B = _changes(setting, X, tuple(tensors), tangents[3:])
+        P = of_A - of_B * L
+        M = X.mH @ P
+        V = X @ (setting.rule.kernel(L) * M) + _Solve.call(setting, L, X, P, *tensors)
+        return M.diagonal().real.clone(), V - X * ((X.conj() * of_B).sum(0).real / 2)
+
 
 class _Solve(Function):
-    """``l, X, R, A, B -> W``: the equations above, of any right sides R ``(n, p)``."""
+    """``l, X, R, A, B -> W``: the equations above, of any right sides R ``(n, q)`` with their shifts l ``(q,)``."""
+
+    generate_vmap_rule = False
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], setting: Setting, *tensors: Tensor) -> tuple[Tensor, int]:
+        """Right sides alone as so many columns; otherwise one system after the other."""
+        size, dims = info.batch_size, in_dims[1:]
+        shifts, X, R, *rest = tensors
+        if all(dim is None for i, dim in enumerate(dims) if i != 2):
+            columns = R.movedim(dims[2] or 0, 1)
+            W = cls.call(setting, shifts.repeat(size), X, columns.flatten(1), *rest)
+            return W.unflatten(1, (size, -1)), 1
+        each = [
+            cls.call(setting, *(x if dim is None else x.select(dim, i) for x, dim in zip(tensors, dims, strict=True)))
+            for i in range(size)
+        ]
+        return torch.stack(each), 0
 
     @staticmethod
     def forward(setting: Setting, shifts: Tensor, X: Tensor, R: Tensor, *tensors: Tensor) -> Tensor:
-        A, B, a, b = setting.A.fast, (lambda W: W) if setting.B is None else setting.B.fast, setting.a, setting.b
+        of_A, of_B = _split(setting, tensors)
+        A, B = setting.A.fast(*of_A), (lambda W: W) if setting.B is None else setting.B.fast(*of_B)
+        a, b = setting.a, setting.b
         BX = B(X)
         scaled_shifts = shifts * (b / a)
 
@@ -170,7 +217,7 @@ class _Solve(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.setting, shifts, X, R, *tensors = inputs
-        ctx.save_for_backward(shifts, X, R, output, *tensors)
+        save(ctx, shifts, X, R, output, *tensors)
 
     @staticmethod
     def backward(ctx: Any, gW: Tensor) -> tuple[Any, ...]:
@@ -178,10 +225,24 @@ class _Solve(Function):
         setting: Setting = ctx.setting
         shifts, X, R, W, *tensors = ctx.saved_tensors
         in_B = _split(setting, tuple(tensors))[1]
-        Z = _Solve.apply(setting, shifts, X, gW, *tensors)
+        Z = _Solve.call(setting, shifts, X, gW, *tensors)
         m, nu = -(X.mH @ R), X.mH @ gW
         BZ, BW = _by(setting.B, Z, in_B), _by(setting.B, W, in_B)
         g_shifts = -(BZ.conj() * W).sum(0).real
         gX = BZ @ m.mH - BW @ nu.mH
         of_B = [(-Z * shifts, W), (Z @ m.mH, X), (-X @ nu, W)]
         return (None, g_shifts, gX, Z, *_cotangents(setting, tuple(tensors), ctx.needs_input_grad[4:], [(Z, W)], of_B))
+
+    @staticmethod
+    def push_forward(ctx: Any, _: None, *tangents: Tensor) -> Tensor:
+        setting: Setting = ctx.setting
+        shifts, X, R, W, *tensors = ctx.saved_tensors
+        d_shifts, dX, dR, *d_tensors = tangents
+        in_B = _split(setting, tuple(tensors))[1]
+        BW, m = _by(setting.B, W, in_B), -(X.mH @ R)
+        of_A, of_B = _changes(setting, W, tuple(tensors), tuple(d_tensors))
+        B_of_X = _changes(setting, X, tuple(tensors), tuple(d_tensors))[1]
+        # (A - l B) dW + B X dm = -dR - (dA - dl B - l dB) W - (dB X + B dX) m, and X^H B dW = -(dX^H B + X^H dB) W.
+        change = dR + of_A - BW * d_shifts - of_B * shifts + (B_of_X + _by(setting.B, dX, in_B)) @ m
+        nu = dX.mH @ BW + X.mH @ of_B
+        return _Solve.call(setting, shifts, X, change, *tensors) - X @ nu

@@ -201,8 +201,9 @@ class _Derivative(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         A, E, t, L, V = ctx.saved_tensors
-        gA = _SecondDerivative.call(A, E, g, t, ctx.f, L, V)
-        gt = _Mixed.call(A, E, g, t, ctx.f, L, V) if t.shape[-1] else None
+        of_A, _, of_t, *_ = ctx.needs_input_grad
+        gA = _SecondDerivative.call(A, E, g, t, ctx.f, L, V) if of_A else None
+        gt = _Mixed.call(A, E, g, t, ctx.f, L, V) if t.shape[-1] and of_t else None
         return gA, _Derivative.call(A, g, t, ctx.f, L, V), gt, None, None, None
 
     @staticmethod
@@ -234,6 +235,22 @@ class _SecondDerivative(Last):
     @staticmethod
     def forward(A: Tensor, E: Tensor, H: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
         return second_derivative(f, Eigenbasis(L, V), t, E, H)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        A, E, H, t, ctx.f, L, V = inputs
+        save(ctx, A, E, H, t, L, V)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """In E and H, in which it is linear."""
+        A, E, H, t, L, V = ctx.saved_tensors
+        of_A, of_E, of_H, of_t, *_ = ctx.needs_input_grad
+        if of_A or of_t:
+            raise NotImplementedError(_THIRD_ORDER)
+        gE = _SecondDerivative.call(A, g, H, t, ctx.f, L, V) if of_E else None
+        gH = _SecondDerivative.call(A, E, g, t, ctx.f, L, V) if of_H else None
+        return None, gE, gH, None, None, None, None
 
 
 class _Mixed(Last):

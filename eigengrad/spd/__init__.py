@@ -1,7 +1,7 @@
 """The geometry of positive definite matrices: distances, maps and means, each exact at equal arguments.
 
-``affine_invariant`` (and log-Euclidean), ``bures`` (optimal transport between Gaussians, and FID), ``means`` of both,
-and the ``equations`` of Lyapunov and Sylvester.
+``affine_invariant`` (and log-Euclidean), ``bures`` (optimal transport between Gaussians, with its
+derivatives in ``transport``) and ``frechet`` (FID), ``means`` of both, and the ``equations`` of Lyapunov and Sylvester.
 """
 
 from eigengrad.spd.affine_invariant import (
@@ -12,8 +12,9 @@ from eigengrad.spd.affine_invariant import (
     log_map,
     parallel_transport,
 )
-from eigengrad.spd.bures import bures_distance, frechet_distance, optimal_transport_map
+from eigengrad.spd.bures import bures_distance, optimal_transport_map
 from eigengrad.spd.equations import lyapunov, sylvester
+from eigengrad.spd.frechet import frechet_distance
 from eigengrad.spd.means import bures_barycenter, karcher_mean
 
 __all__ = [

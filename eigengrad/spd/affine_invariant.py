@@ -11,16 +11,14 @@ et al., SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 201
 import torch
 from torch import Tensor
 
-from eigengrad.arguments import check_square
 from eigengrad.autograd import hermitian_part, public
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm, powm, sqrtm
+from eigengrad.spd.arguments import broadcast, check_pair, differ
 
 __all__ = [
     "affine_invariant_distance",
-    "check_pair",
     "exp_map",
-    "frobenius",
     "geometric_mean",
     "log_euclidean_distance",
     "log_map",
@@ -70,8 +68,8 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
         B: the same.
-        squared: the square, which is smooth everywhere. At equal arguments the distance itself has a kink; its gradient
-            there is 0.
+        squared: the square, which is smooth everywhere. At equal arguments the distance itself has a kink: it is 0
+            there, and its gradient is.
 
     Returns:
         Real distances, exact to rounding near equality.
@@ -82,8 +80,7 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
     Raises:
         TypeError, ValueError: for arguments that are no such matrices.
         torch.linalg.LinAlgError: if a matrix of A is not positive definite. (Of a B that is not, the distance is
-            infinite
-            or NaN.)
+            infinite or NaN.)
 
     Example:
         >>> import torch, eigengrad as eg
@@ -91,8 +88,8 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
         tensor(2.0000)
     """
     check_pair(A, B)
-    G = torch.linalg.cholesky(mirrored(A, "L"))
-    return frobenius(logm(_congruence(G, mirrored(B, "L"))), squared)
+    A, B = broadcast(A, B)
+    return _norm(logm(_congruence(torch.linalg.cholesky(A), B)), squared, differ(A, B))
 
 
 @public
@@ -112,7 +109,8 @@ def log_euclidean_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Te
         tensor(4.0000)
     """
     check_pair(A, B)
-    return frobenius(logm(A) - logm(B), squared)
+    A, B = broadcast(A, B)
+    return _norm(logm(A) - logm(B), squared, differ(A, B))
 
 
 @public
@@ -198,19 +196,8 @@ def _congruence(G: Tensor, B: Tensor) -> Tensor:
     return hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
 
 
-def frobenius(X: Tensor, squared: bool) -> Tensor:
-    """The norm of Hermitian matrices, or its square."""
+def _norm(X: Tensor, squared: bool, differ: Tensor) -> Tensor:
+    """Of Hermitian matrices, or its square; 0, with its gradient, where their arguments do not differ."""
     if squared:
         return (X.conj() * X).real.sum((-2, -1))
-    return torch.linalg.vector_norm(X, dim=(-2, -1))
-
-
-def check_pair(A: Tensor, B: Tensor, first: str = "A", second: str = "B") -> None:
-    """Raise unless both are batches of square matrices of one dtype and size."""
-    check_square(A, first)
-    check_square(B, second)
-    if A.dtype != B.dtype or A.shape[-1] != B.shape[-1]:
-        raise ValueError(
-            f"{second} must have the dtype and size of {first}, {A.dtype} and n = {A.shape[-1]}, "
-            f"got {B.dtype} and n = {B.shape[-1]}"
-        )
+    return torch.where(differ, torch.linalg.vector_norm(X, dim=(-2, -1)), 0.0)
