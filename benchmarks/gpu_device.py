@@ -90,7 +90,7 @@ class Cuda:
     def direct(self, A: Tensor) -> Candidates:
         return {
             SYEVJ: self._routine("syevj", A),
-            XSYEV: self._routine("xsyev", A),
+            XSYEV: self._routine("in_one_call", A),
             CUPY: _cupy(A),
         }
 

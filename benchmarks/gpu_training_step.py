@@ -12,6 +12,7 @@ Exit code: 0 when done or stopped by the limit, 1 if the claim fails, 2 without 
 
 import argparse
 import functools
+import math
 import statistics
 import sys
 import time
@@ -84,6 +85,7 @@ def measure(steps: dict[str, Callable[[], None]], device: Device) -> dict[str, A
     ratios = {
         name: statistics.median([a / b for a, b in zip(series, times[BATCHNORM], strict=True)])
         for name, series in times.items()
+        if BATCHNORM in times
     }
     return {
         "rounds": rounds,
@@ -99,8 +101,10 @@ PARTS = {"ResNet-18": step_of, "layer": layer_step_of}
 def show(name: str, case: dict[str, Any]) -> None:
     """One line for each system."""
     for system, milliseconds in case["milliseconds"].items():
-        ratio = case["ratio to BatchNorm"][system]
+        ratio = case["ratio to BatchNorm"].get(system, math.nan)
         print(f"{name:20} {system:12} {milliseconds:8.3g} ms  {ratio:.3f} of BatchNorm's", flush=True)
+    for system, reason in case["left out"].items():
+        print(f"{name:20} {system:12} left out: {reason}", flush=True)
 
 
 def main(
@@ -137,7 +141,8 @@ def main(
                 store(path, origin, cases)
             show(name, cases[name])
     print(PAPER)
-    worst = max(cases[f"ResNet-18, d = {d}"]["ratio to BatchNorm"][CLOSED_FORM] for d in GROUP_SIZES)
+    ratios = [cases[f"ResNet-18, d = {d}"]["ratio to BatchNorm"].get(CLOSED_FORM, math.inf) for d in GROUP_SIZES]
+    worst = max(ratios)
     claim(f"a step with whitening costs at most {ALLOWED} of BatchNorm's: {worst:.3f}", worst <= ALLOWED)
     return 0
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 import eigengrad as eg
-from eigengrad.nn.functional.batch_statistics import AffineMap, RunningEstimates, batch_moments, evaluate, scaled
+from eigengrad.conditioning import Conditioning
+from eigengrad.nn.functional.batch_statistics import AffineMap, RunningEstimates, batch_statistics, evaluate, learned
 from eigengrad.nn.functional.channel_groups import Layout, parts, together
 from eigengrad.nn.functional.moments import affine, full_precision
 from eigengrad.nn.functional.whitening import evaluation_maps, inverse_root
@@ -60,16 +61,18 @@ class PaperWhitening(nn.Module):
         if not self.training:
             return evaluate(x, self.evaluation_maps(), self.group_size)
         outputs, estimates = [], RunningEstimates(self.momentum, self.num_batches_tracked, "raise")
+        by = Conditioning(eps=self.eps)
         with full_precision(x.device):
             for part, block, size in parts(x, self.group_size):
                 layout = Layout.of(part, size)
                 data = layout.arrange(part)
-                mean, C, _, valid, route, check = batch_moments(data, block, self.process_group, "raise")
-                A = C + self.eps * torch.eye(size, dtype=C.dtype, device=C.device)
-                W = check.finish(inverse_root(A, self.eps, self.gradient, self.solver))
-                estimates.record(valid, block, (self.running_mean, mean), (self.running_whitening, W))
-                T, offset = scaled(W, block, self.weight, self.bias)
-                outputs.append(affine(data, T, mean, offset, layout, route=route))
+                found = batch_statistics(data, block, by, self.process_group, "raise")
+                W = inverse_root(found.A, self.eps, self.gradient, self.solver)
+                found.check.settle(len(W))
+                averaged = found._replace(covariance=W.detach())
+                estimates.record(block, averaged, self.running_mean, self.running_whitening)
+                own = learned(W, block, self.weight, self.bias)
+                outputs.append(affine(data, W, found.mean, *own, layout, route=found.route))
         estimates.commit()
         return together(outputs, x)
 

@@ -185,8 +185,10 @@ static bool start(const char* path) {
         {"recompose", recompose_operator},
         {"pull_back", pull_back_operator},
         {"moments", moments_operator},
+        {"moments_backward", moments_backward_operator},
         {"affine", affine_operator},
         {"affine_backward", affine_backward_operator},
+        {"update", update_operator},
     };
     if (!torch::load(path) || !lapack::load(path)) return false;
     torch::Handle library;

@@ -24,7 +24,9 @@ void with_real_type(std::int32_t dtype, Work work) {
 }
 
 void moments_operator(torch::Value* stack, torch::Value, torch::Value);
+void moments_backward_operator(torch::Value* stack, torch::Value, torch::Value);
 void affine_operator(torch::Value* stack, torch::Value, torch::Value);
 void affine_backward_operator(torch::Value* stack, torch::Value, torch::Value);
+void update_operator(torch::Value* stack, torch::Value, torch::Value);
 
 }  // namespace eigengrad

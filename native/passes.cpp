@@ -6,6 +6,7 @@
 
 #include "operators.hpp"
 #include "select.hpp"
+#include "statistics.hpp"
 
 namespace eigengrad {
 
@@ -73,7 +74,7 @@ using torch::Shape;
 using torch::Stack;
 using torch::Tensor;
 
-constexpr const char* small_shapes = "the matrix must be (G, d, d), centre and offset (G, d, 1), of the data's dtype";
+constexpr const char* small_shapes = "matrices must be (G, d, d), centre, scale and offset (G, d, 1), of the data's dtype";
 
 // Data (B, G, d, M) whose images are contiguous each.
 struct Images {
@@ -89,8 +90,10 @@ struct Images {
         need(data.shape.dims == 4 && !torch::is_complex(data.dtype), "data must be real, (B, G, d, M)");
         return data.is_contiguous(false, 1) ? std::move(data) : data.to(data.dtype);
     }
-    bool has_column(const Tensor& t, std::int32_t dtype) const { return t.dtype == dtype && t.shape == Shape{groups, d, 1}; }
-    bool has_matrix(const Tensor& t, std::int32_t dtype) const { return t.dtype == dtype && t.shape == Shape{groups, d, d}; }
+    // Or nothing, where that is an option.
+    bool has_column(const Tensor& t, std::int32_t dtype) const { return !t || (t.dtype == dtype && t.shape == Shape{groups, d, 1}); }
+    bool has_matrix(const Tensor& t, std::int32_t dtype) const { return !t || (t.dtype == dtype && t.shape == Shape{groups, d, d}); }
+    long observations() const { return images * columns; }
     Data with(const Images& other) const { return {images, groups, columns, stride, other.stride}; }
 };
 
@@ -127,41 +130,106 @@ static void sum_chunks(long chunks, long size, const T* parts, T* total) {
 }
 
 template <class T>
-static T* numbers(const Tensor& tensor) { return static_cast<T*>(tensor.data()); }
+static T* numbers(const Tensor& tensor) { return tensor ? static_cast<T*>(tensor.data()) : nullptr; }
+
+static Tensor contiguous(Tensor tensor) { return tensor ? std::move(tensor).contiguous() : std::move(tensor); }
+
+// Calls task(group, memory) for every group, with what arithmetic between the passes works with.
+template <class T, class Task>
+static void for_groups(const Images& x, Task task) {
+    finish(Threads::run(x.groups, torch::threads(), [&](long group) {
+        task(group, static_cast<T*>(scratch.reserve(statistics_memory(x.d) * long(sizeof(T)))));
+    }));
+}
 
 void moments_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
     const Tensor data = Images::of(stack.tensor());
+    const double shrinkage = stack.number(), eps = stack.number(), relative_eps = stack.number();
     const Images x(data);
-    Tensor scatter = Tensor::empty({x.groups, x.d, x.d}, data.dtype);
-    Tensor mean = Tensor::empty({x.groups, x.d, 1}, data.dtype);
+    const Shape matrices{x.groups, x.d, x.d};
+    Tensor mean = Tensor::empty({x.groups, x.d, 1}, data.dtype), covariance = Tensor::empty(matrices, data.dtype);
+    Tensor shrunk = Tensor::empty(matrices, data.dtype), conditioned = Tensor::empty(matrices, data.dtype);
+    Tensor finite = Tensor::empty({x.groups}, torch::boolean);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
         const Data all = x.with(x);
-        const long chunks = all.chunks(x.d * long(sizeof(T))), rows = chunks * x.groups * x.d;
+        const long chunks = all.chunks(x.d * long(sizeof(T))), rows = chunks * x.groups * x.d, size = x.d * x.d;
         std::unique_ptr<T[]> memory(new T[chunks + rows + rows * x.d]);
         T *counts = memory.get(), *means = counts + chunks, *scatters = means + rows;
         finish(moments(numbers<const T>(data), all, x.d, counts, means, scatters, torch::threads()));
-        merge_moments(chunks, x.groups, x.d, counts, means, scatters, numbers<T>(mean), numbers<T>(scatter));
+        merge_moments(chunks, x.groups, x.d, counts, means, scatters, numbers<T>(mean), numbers<T>(covariance));
+        const Conditioning<T> by(x.observations(), shrinkage, eps, relative_eps);
+        for_groups<T>(x, [&](long g, T* memory) {
+            T* const C = numbers<T>(covariance) + g * size;
+            for (long k = 0; k < size; ++k) C[k] /= by.observations;
+            condition<Alone>(by, C, x.d, numbers<T>(mean) + g * x.d, numbers<T>(shrunk) + g * size,
+                             numbers<T>(conditioned) + g * size, numbers<bool>(finite) + g, memory);
+        });
     });
-    stack.results(mean, scatter);
+    stack.results(mean, covariance, shrunk, conditioned, finite);
+}
+
+void moments_backward_operator(torch::Value* values, torch::Value, torch::Value) {
+    Stack stack(values);
+    const Tensor gx = stack.tensor(), data = Images::of(stack.tensor());
+    const Tensor mean = stack.tensor().contiguous(), covariance = stack.tensor().contiguous();
+    const Tensor g_mean = contiguous(stack.optional_tensor()), g_covariance = contiguous(stack.optional_tensor());
+    const Tensor g_conditioned = contiguous(stack.optional_tensor());
+    const double shrinkage = stack.number(), relative_eps = stack.number();
+    const bool apart = !gx.is_contiguous(false, 1);
+    const Tensor written = apart ? gx.to(gx.dtype) : gx.again();
+    const Images x(data), to(written);
+    need(gx.shape == data.shape && gx.dtype == data.dtype, "moments_backward: gx and data must be of one shape and dtype");
+    need(x.has_column(mean, data.dtype) && x.has_matrix(covariance, data.dtype) && x.has_column(g_mean, data.dtype) &&
+             x.has_matrix(g_covariance, data.dtype) && x.has_matrix(g_conditioned, data.dtype),
+         small_shapes);
+    with_real_type(data.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const long size = x.d * x.d;
+        const Conditioning<T> by(x.observations(), shrinkage, 0, relative_eps);
+        std::unique_ptr<T[]> memory(new T[x.groups * (size + 2 * x.d)]);
+        T *const matrices = memory.get(), *const centres = matrices + x.groups * size, *const shifts = centres + x.groups * x.d;
+        const T *const of_C = numbers<const T>(g_covariance), *const of_A = numbers<const T>(g_conditioned);
+        for_groups<T>(x, [&](long g, T* memory) {
+            pull_back_conditioning<Alone>(by, numbers<const T>(covariance) + g * size, x.d, of_C ? of_C + g * size : nullptr,
+                                          of_A ? of_A + g * size : nullptr, matrices + g * size, memory);
+            for (long k = g * x.d; k < (g + 1) * x.d; ++k) {
+                centres[k] = finite_or_zero(numbers<const T>(mean)[k]);
+                shifts[k] = g_mean ? numbers<const T>(g_mean)[k] / by.observations : T(0);
+            }
+        });
+        finish(affine(numbers<const T>(data), x.with(to), x.d, matrices, centres, shifts, numbers<T>(written), true, torch::threads()));
+    });
+    if (apart) gx.copy(written);
+}
+
+// Rows of `matrix`, times the scale.
+template <class T>
+static std::unique_ptr<T[]> scaled_rows(const Images& x, const Tensor& matrix, const Tensor& scale) {
+    std::unique_ptr<T[]> result(new T[x.groups * x.d * x.d]);
+    const T *const from = numbers<const T>(matrix), *const factors = numbers<const T>(scale);
+    for (long k = 0; k < x.groups * x.d * x.d; ++k) result[k] = factors ? factors[k / x.d] * from[k] : from[k];
+    return result;
 }
 
 void affine_operator(torch::Value* values, torch::Value, torch::Value) {
     Stack stack(values);
     const Tensor y = stack.tensor(), data = Images::of(stack.tensor());
     const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
-    const Tensor offset = stack.tensor().contiguous();
-    const bool add = stack.boolean(), apart = !y.is_contiguous(false, 1);
-    const Tensor written = !apart ? y.again() : (add ? y.to(y.dtype) : Tensor::empty(y.shape, y.dtype));
+    const Tensor scale = contiguous(stack.optional_tensor()), offset = contiguous(stack.optional_tensor());
+    const bool apart = !y.is_contiguous(false, 1);
+    const Tensor written = apart ? Tensor::empty(y.shape, y.dtype) : y.again();
     const Images x(data), to(written);
     need(y.shape == data.shape && y.dtype == data.dtype, "affine: y and data must be of one shape and dtype");
-    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(offset, data.dtype),
+    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(scale, data.dtype) &&
+             x.has_column(offset, data.dtype),
          small_shapes);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
-        finish(affine(numbers<const T>(data), x.with(to), x.d, numbers<const T>(matrix), numbers<const T>(centre),
-                      numbers<const T>(offset), numbers<T>(written), add, torch::threads()));
+        const std::unique_ptr<T[]> rows = scaled_rows<T>(x, matrix, scale), none(new T[x.groups * x.d]());
+        finish(affine(numbers<const T>(data), x.with(to), x.d, rows.get(), numbers<const T>(centre),
+                      offset ? numbers<const T>(offset) : none.get(), numbers<T>(written), false, torch::threads()));
     });
     if (apart) y.copy(written);
 }
@@ -171,28 +239,70 @@ void affine_backward_operator(torch::Value* values, torch::Value, torch::Value) 
     const Tensor gx = stack.optional_tensor(), data = Images::of(stack.tensor());
     Tensor g = Images::of(stack.tensor());
     const Tensor matrix = stack.tensor().contiguous(), centre = stack.tensor().contiguous();
+    const Tensor scale = contiguous(stack.optional_tensor());
     const bool alike = gx && gx.is_contiguous(false, 1) && gx.strides()[0] == g.strides()[0];
     if (gx && !alike) g = g.to(g.dtype);
     const Tensor written = !gx ? Tensor() : (alike ? gx.again() : Tensor::empty(g.shape, g.dtype));  // laid out as g is
     const Images x(data), cotangent(g);
     need(g.shape == data.shape && g.dtype == data.dtype && (!gx || (gx.shape == data.shape && gx.dtype == data.dtype)),
          "affine_backward: data, g and gx must be of one shape and dtype");
-    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype), small_shapes);
-    Tensor g_matrix = Tensor::empty(matrix.shape, matrix.dtype), g_offset = Tensor::empty(centre.shape, centre.dtype);
+    need(x.has_matrix(matrix, data.dtype) && x.has_column(centre, data.dtype) && x.has_column(scale, data.dtype), small_shapes);
+    Tensor g_matrix = Tensor::empty(matrix.shape, matrix.dtype), g_centre = Tensor::empty(centre.shape, centre.dtype);
+    Tensor g_scale = Tensor::empty(centre.shape, centre.dtype), g_offset = Tensor::empty(centre.shape, centre.dtype);
     with_real_type(data.dtype, [&](auto zero) {
         using T = decltype(zero);
         const Data all = x.with(cotangent);
-        const long chunks = all.chunks(x.d * long(sizeof(T))), rows = x.groups * x.d;
-        std::unique_ptr<T[]> memory(new T[chunks * rows * (x.d + 1)]);
-        T *matrices = memory.get(), *offsets = matrices + chunks * rows * x.d;
-        finish(affine_backward(numbers<const T>(data), all, x.d, numbers<const T>(g), numbers<const T>(matrix),
-                               numbers<const T>(centre), gx ? numbers<T>(written) : nullptr, matrices, offsets,
-                               torch::threads()));
-        sum_chunks(chunks, rows * x.d, matrices, numbers<T>(g_matrix));
+        const long chunks = all.chunks(x.d * long(sizeof(T))), rows = x.groups * x.d, size = x.d * x.d;
+        std::unique_ptr<T[]> memory(new T[(chunks + 1) * rows * x.d + chunks * rows]);
+        T *const matrices = memory.get(), *const product = matrices + chunks * rows * x.d, *const offsets = product + rows * x.d;
+        finish(affine_backward(numbers<const T>(data), all, x.d, numbers<const T>(g), scaled_rows<T>(x, matrix, scale).get(),
+                               numbers<const T>(centre), numbers<T>(written), matrices, offsets, torch::threads()));
+        sum_chunks(chunks, rows * x.d, matrices, product);
         sum_chunks(chunks, rows, offsets, numbers<T>(g_offset));
+        const T* const factors = numbers<const T>(scale);
+        for_groups<T>(x, [&](long g, T*) {
+            pull_back_affine<Alone>(product + g * size, numbers<const T>(g_offset) + g * x.d, numbers<const T>(matrix) + g * size,
+                                    factors ? factors + g * x.d : nullptr, x.d, numbers<T>(g_matrix) + g * size,
+                                    numbers<T>(g_centre) + g * x.d, numbers<T>(g_scale) + g * x.d);
+        });
     });
     if (gx && !alike) gx.copy(written);
-    stack.results(g_matrix, g_offset);
+    stack.results(g_matrix, g_centre, g_scale, g_offset);
+}
+
+// Moves estimates (C) and (C, d) of the groups that may, all of them or none if they stay together, and counts the batch.
+void update_operator(torch::Value* values, torch::Value, torch::Value) {
+    Stack stack(values);
+    const Tensor running_mean = stack.optional_tensor(), running_covariance = stack.optional_tensor();
+    const Tensor count = stack.optional_tensor(), before = stack.optional_tensor();
+    const Tensor mean = stack.tensor().contiguous(), covariance = stack.tensor().contiguous();
+    const Tensor valid = contiguous(stack.optional_tensor());
+    const long first = stack.integer();
+    const double given = stack.number(), momentum = before ? 1 / double(*numbers<std::int64_t>(before) + 1) : given;
+    const bool together = stack.boolean();
+    const int d = int(covariance.shape.size[covariance.shape.dims - 1]);
+    const long groups = covariance.shape.size[0], size = long(d) * d;
+    const bool* const flags = numbers<const bool>(valid);
+    bool all = true, any = !valid;
+    for (long k = 0; valid && k < valid.shape.numel(); ++k) all = all && flags[k], any = any || flags[k];
+    need(covariance.shape == Shape{groups, d, d} && mean.shape == Shape{groups, d, 1}, small_shapes);
+    need(!running_mean || (running_mean.shape == Shape{groups * d} && running_mean.dtype == mean.dtype && running_mean.is_contiguous()),
+         "update: the running mean must be (C,), contiguous, of the mean's dtype");
+    need(!running_covariance || (running_covariance.shape == Shape{groups * d, d} && running_covariance.dtype == covariance.dtype &&
+                                 running_covariance.strides()[1] == 1),
+         "update: the running covariance must be (C, d), by rows, of the covariance's dtype");
+    need(!valid || (valid.dtype == torch::boolean && valid.shape.numel() >= first + groups), "update: valid has too few groups");
+    need(mean.dtype == covariance.dtype, "update: mean and covariance must be of one dtype");
+    with_real_type(mean.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const long row = running_covariance ? running_covariance.strides()[0] : 0;
+        for (long g = 0; g < groups; ++g)
+            if (!valid || (together ? all : flags[first + g]))
+                move_estimates<Alone>(running_mean ? numbers<T>(running_mean) + g * d : nullptr,
+                                      running_covariance ? numbers<T>(running_covariance) + g * d * row : nullptr, row,
+                                      numbers<const T>(mean) + g * d, numbers<const T>(covariance) + g * size, d, T(momentum));
+    });
+    if (count) *numbers<std::int64_t>(count) += together ? all : any;
 }
 
 }  // namespace eigengrad

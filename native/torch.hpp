@@ -61,6 +61,7 @@ enum Dtype : std::int32_t {
     float64 = 7,
     complex64 = 9,
     complex128 = 10,
+    boolean = 11,
 };
 
 inline Dtype real(std::int32_t dtype) { return dtype == float32 || dtype == complex64 ? float32 : float64; }

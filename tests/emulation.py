@@ -44,9 +44,9 @@ def emulated(header: str) -> list[kernels.Kernel]:
         for dtype in DTYPES
     ]
     for dtype in (*DTYPES, torch.float16, torch.bfloat16):
-        for name in ("moments", "affine", "affine_backward"):
+        for name in ("moments", "moments_backward", "affine", "affine_backward"):
             found.append(kernels.of_pass(f"{name}_of_chunks", 4, dtype))
-        for name in ("moments_of_groups", "sums_of_groups"):
+        for name in ("moments_of_groups", "affine_backward_of_groups", "update_of_groups"):
             found.append(kernels.of_pass(name, 4, dtype))
     return [kernel for kernel in found if kernel.header == header]
 
@@ -151,6 +151,7 @@ class FakeCuda:
         self.launches: list[tuple[Any, ...]] = []
         """Function, blocks, threads, bytes of shared memory, stream."""
         self.shared: dict[str, int] = {}
+        self._allowed: dict[int, int] = {}
         self.loaded: list[str] = []
         self.phases: Any = None
         """Calling it gives the phases of the last launch, of all its blocks."""
@@ -189,7 +190,7 @@ class FakeCuda:
 
     def cuFuncSetAttribute(self, function: Any, attribute: int, value: int) -> int:  # noqa: N802
         assert attribute == 8
-        self.shared[self.loaded[function.value - 1]] = value
+        self.shared[self.loaded[function.value - 1]] = self._allowed[function.value] = value
         return 0
 
     def cuGetErrorString(self, code: int, text: Any) -> int:  # noqa: N802
@@ -203,7 +204,7 @@ class FakeCuda:
         if self.fails == "launch":
             return 700
         name = self.loaded[function.value - 1]
-        assert shared <= max(self.shared.get(name, 0), 48 * 1024)
+        assert shared <= self._allowed.get(function.value, 48 * 1024)
         self.launches.append((name, blocks, threads, shared, stream.value))
         emulate = library(self._headers[name], fused()).emulate
         emulate.argtypes = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_long, ctypes.c_uint)

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cusolver import FakeCuSolver
 from torch import Tensor
 
 from benchmarks import cusolver, gpu, gpu_training_step
 from benchmarks.gpu_device import SYEVJ, XSYEV
+from eigengrad.gpu import cusolver as of_package
 
 
 class StandIn:
@@ -200,6 +202,40 @@ def test_training_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         gpu_training_step.main([], device, tmp_path, images=3)
 
 
+@pytest.mark.parametrize("failing", ["literal", "closed-form", "BatchNorm2d"])
+def test_a_system_that_fails_is_left_out(
+    failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the literal procedure, which trains to NaN within some steps, and whose SVD raises then; the others go on."""
+    monkeypatch.setattr(gpu_training_step, "GROUP_SIZES", (4,))
+    monkeypatch.setattr(gpu_training_step, "SECONDS", 0.0)
+
+    class Failing(torch.nn.Module):
+        steps = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            if self.steps > 5:
+                raise torch.linalg.LinAlgError("linalg.svd: the input matrix contained non-finite values.\nMore.")
+            return x
+
+    def made(layer: torch.nn.Module, images: int, where: torch.device) -> Callable[[], None]:
+        return lambda: layer(torch.ones(1)).sum()
+
+    systems = {name: torch.nn.Identity() for name in gpu_training_step.systems(4)} | {failing: Failing()}
+    monkeypatch.setattr(gpu_training_step, "systems", lambda d: systems)
+    monkeypatch.setattr(gpu_training_step, "PARTS", {"ResNet-18": made})
+    if failing == "literal":
+        assert gpu_training_step.main([], StandIn(), tmp_path, images=2) == 0
+    else:
+        with pytest.raises(SystemExit):
+            gpu_training_step.main([], StandIn(), tmp_path, images=2)
+    (case,) = json.loads((tmp_path / "gpu-training-step.json").read_text())["cases"].values()
+    assert case["left out"] == {failing: "linalg.svd: the input matrix contained non-finite values."}
+    assert set(case["milliseconds"]) == set(systems) - {failing}
+    assert f"{failing:12} left out: linalg.svd" in capsys.readouterr().out
+
+
 def test_every_system_whitens() -> None:
     """Or the comparison means nothing: at d = 64, all three ways give white data, and the same."""
     x = torch.randn(64, 64, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -210,82 +246,18 @@ def test_every_system_whitens() -> None:
         torch.testing.assert_close(y, results[0], rtol=0, atol=1e-2)
 
 
-# cuSOLVER, as its header declares it, on a CPU: what the calls hand over must be of these types and mean this.
-POINTER, INT, LONG, SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_size_t
-
-
-class Library:
-    """The routines that the benchmark calls; LAPACK does the work, on memory that is written by columns."""
-
-    def __init__(self) -> None:
-        self.cusolverDnCreate = self._declared(self._create, POINTER)
-        self.cusolverDnSetStream = self._declared(lambda handle, stream: int(handle != 77), POINTER, POINTER)
-        self.cusolverDnCreateSyevjInfo = self._declared(self._create, POINTER)
-        self.cusolverDnCreateParams = self._declared(self._create, POINTER)
-        jacobi = (POINTER, INT, INT, INT, POINTER, INT, POINTER)
-        self.cusolverDnDsyevjBatched_bufferSize = self._declared(
-            self._jacobi_size, *jacobi, ctypes.POINTER(INT), POINTER, INT
-        )
-        self.cusolverDnDsyevjBatched = self._declared(self._jacobi, *jacobi, POINTER, INT, POINTER, POINTER, INT)
-        generic = (POINTER, POINTER, INT, INT, LONG, INT, POINTER, LONG, INT, POINTER, INT)
-        sizes = (ctypes.POINTER(SIZE), ctypes.POINTER(SIZE), LONG)
-        self.cusolverDnXsyevBatched_bufferSize = self._declared(self._generic_size, *generic, *sizes)
-        self.cusolverDnXsyevBatched = self._declared(
-            self._generic, *generic, POINTER, SIZE, POINTER, SIZE, POINTER, LONG
-        )
-
-    @staticmethod
-    def _declared(function: Callable[..., int], *types: Any) -> Any:
-        return ctypes.CFUNCTYPE(INT, *types)(function)
-
-    @staticmethod
-    def _create(where: int) -> int:
-        POINTER.from_address(where).value = 77
-        return 0
-
-    @staticmethod
-    def _jacobi_size(handle, vectors, uplo, n, A, lda, W, size, settings, batch) -> int:
-        size[0] = batch * n * n
-        return int((handle, vectors, uplo, lda, settings) != (77, 1, 0, n, 77))
-
-    def _jacobi(self, handle, vectors, uplo, n, A, lda, W, work, size, info, settings, batch) -> int:
-        ctypes.memset(work, 1, size * 8)
-        return int(size != batch * n * n) or self._decompose(A, W, n, batch)
-
-    @staticmethod
-    def _generic_size(handle, settings, vectors, uplo, n, kind, A, lda, w_kind, W, c_kind, device, host, batch) -> int:
-        device[0], host[0] = 8 * batch * n, 32
-        return int((handle, settings, vectors, uplo, lda, kind, w_kind, c_kind) != (77, 77, 1, 0, n, 1, 1, 1))
-
-    def _generic(self, *arguments: int) -> int:
-        _, _, _, _, n, _, A, _, _, W, _, device, on_device, host, on_host, _, batch = arguments
-        ctypes.memset(device, 1, on_device)
-        ctypes.memset(host, 1, on_host)
-        return int((on_device, on_host) != (8 * batch * n, 32)) or self._decompose(A, W, n, batch)
-
-    @staticmethod
-    def _decompose(A: int, W: int, n: int, batch: int) -> int:
-        numbers = torch.frombuffer((ctypes.c_double * (batch * n * n)).from_address(A), dtype=torch.float64)
-        values = torch.frombuffer((ctypes.c_double * (batch * n)).from_address(W), dtype=torch.float64)
-        columns = numbers.view(batch, n, n)
-        L, V = torch.linalg.eigh(columns.mT.contiguous())
-        values.copy_(L.flatten())
-        columns.copy_(V.mT)
-        return 0
-
-
 @pytest.fixture
 def solver(monkeypatch: pytest.MonkeyPatch) -> cusolver.CuSolver:
     class Stream:
         cuda_stream = 0
 
-    monkeypatch.setattr(cusolver, "library", lambda: Path("libcusolver.so"))
-    monkeypatch.setattr(ctypes, "CDLL", lambda path: Library())
+    monkeypatch.setattr(of_package, "library", lambda: Path("libcusolver.so"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: FakeCuSolver())
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     return cusolver.CuSolver()
 
 
-@pytest.mark.parametrize("name", ["syevj", "xsyev"])
+@pytest.mark.parametrize("name", ["syevj", "in_one_call"])
 def test_cusolver_is_called_as_its_header_says(name: str, solver: cusolver.CuSolver) -> None:
     A = gpu.symmetric(gpu.Case("forward", 5, 7), torch.float64, torch.device("cpu"))
     before = A.clone()
@@ -300,8 +272,9 @@ def test_cusolver_errors(solver: cusolver.CuSolver, monkeypatch: pytest.MonkeyPa
     A = torch.eye(3).expand(2, 3, 3).contiguous()
     with pytest.raises(cusolver.CuSolverError, match="has no cusolverDnSsyevjBatched_bufferSize"):
         solver.syevj(A)  # the stand-in knows double precision alone
+    monkeypatch.setattr(solver, "_settings", ctypes.c_void_p(3))
     with pytest.raises(cusolver.CuSolverError, match="cusolverDnXsyevBatched_bufferSize returned status 1"):
-        solver.xsyev(A)
-    monkeypatch.setattr(cusolver, "library", lambda: None)
+        solver.in_one_call(A)()
+    monkeypatch.setattr(of_package, "library", lambda: None)
     with pytest.raises(cusolver.CuSolverError, match="neither in this process nor beside torch"):
         cusolver.CuSolver()

@@ -140,27 +140,32 @@ def test_pull_back(n: int, dtype: torch.dtype, device: FakeDevice) -> None:
 
 
 def errors(A: Tensor, L: Tensor, V: Tensor) -> Tensor:
-    """Residual, lack of orthogonality, error of eigenvalues; of the norm, in n eps."""
+    """Residual, lack of orthogonality, error of eigenvalues of each matrix, ``(3, *)``; of the norm, in n eps."""
     unit = A.shape[-1] * torch.finfo(A.dtype).eps
     A, L, V = A.double(), L.double(), V.double()
     norm = torch.linalg.matrix_norm(A, 2).clamp_min(1e-300)
     residual = torch.linalg.matrix_norm(A @ V - V * L.unsqueeze(-2)) / norm
     orthogonality = torch.linalg.matrix_norm(V.mT @ V - torch.eye(A.shape[-1], dtype=V.dtype))
     values = (L - torch.linalg.eigvalsh(A)).abs().amax(dim=-1) / norm
-    return torch.stack([residual.max(), orthogonality.max(), values.max()]) / unit
+    return torch.stack([residual, orthogonality, values]) / unit
+
+
+SMALL = torch.tensor([0.8, 2.0, 0.6], dtype=torch.float64).unsqueeze(-1)
+"""In n eps: what may be more than twice LAPACK's. Over all spectra at eight sizes from 9 to 64, the largest were 0.72,
+1.97 and 0.5, and the largest multiples of LAPACK's own, 2.9, 2.9 and 67, were of errors of 0.3, 2.0 and 0.08."""
 
 
 @by_dtype
 @pytest.mark.parametrize("n", LARGE)
 def test_eigh_by_blocks(n: int, dtype: torch.dtype, device: FakeDevice) -> None:
-    """Jacobi's rotations: at most twice LAPACK's error, or twice n eps, on every spectrum."""
+    """Jacobi's rotations: at most twice LAPACK's error, unless that is less than n eps, on every spectrum."""
     generator = torch.Generator().manual_seed(n)
     kinds = testing.SPECTRA if n < 64 else ("tie", "cluster", "graded")
     A = testing.hermitian(torch.stack([testing.spectrum(kind, n) for kind in kinds]), generator=generator).to(dtype)
     A = torch.cat([A, 1e-30 * A[:1], 1e30 * A[-1:]])
     L, V = operators.eigh(A, True, False, False)
     assert (L.diff(dim=-1) >= 0).all()
-    assert (errors(A, L, V) <= 2 * errors(A, *torch.linalg.eigh(A)).clamp_min(1.0)).all()
+    assert (errors(A, L, V) <= torch.maximum(2 * errors(A, *torch.linalg.eigh(A)), SMALL)).all()
     device.cuda.seed = 1
     bad = A[:3].clone()
     bad[1, 5, 2] = torch.inf

@@ -190,19 +190,45 @@ def of_data(operator: str) -> list[tuple[Any, ...]]:
         for B, G, d, M in ((4, 2, 3, 5), (1, 1, 4, 9)):
             generator = torch.Generator().manual_seed(0)
             x, g = torch.randn(2, B, G, d, M, dtype=dtype, generator=generator)
-            T = torch.randn(G, d, d, dtype=dtype, generator=generator)
+            T, C = torch.randn(2, G, d, d, dtype=dtype, generator=generator)
+            C = C @ C.mT + torch.eye(d, dtype=dtype)
             centre, offset = torch.randn(2, G, d, 1, dtype=dtype, generator=generator)
             for data in (x, x.mT.contiguous().mT, torch.cat([x, x], dim=1)[:, :G]):
                 arguments += {
-                    "moments": [(data,)],
-                    "affine": [(g.clone(), data, T, centre, offset, add) for add in (False, True)],
-                    "affine_backward": [(gx, data, g, T, centre) for gx in (None, torch.empty_like(g))],
+                    "moments": [(data, shrinkage, 1e-3, 0.1) for shrinkage in (-1.0, 0.0, 0.3)],
+                    "moments_backward": [
+                        (g.clone(), data, centre, C, *cotangents, shrinkage, 0.1)
+                        for shrinkage in (-1.0, 0.3)
+                        for cotangents in ((offset, None, T), (None, T, None), (offset, T, T))
+                    ],
+                    "affine": [
+                        (g.clone(), data, T, centre, scale, shift)
+                        for scale, shift in ((None, None), (offset, None), (None, centre), (offset, centre))
+                    ],
+                    "affine_backward": [
+                        (gx, data, g, T, centre, scale)
+                        for gx in (None, torch.empty_like(g))
+                        for scale in (None, offset)
+                    ],
+                    "update": of_estimates(centre, C),
                 }[operator]
     return arguments
 
 
+def of_estimates(mean: Tensor, covariance: Tensor) -> list[tuple[Any, ...]]:
+    G, d, _ = covariance.shape
+    running = torch.zeros(G * d, dtype=mean.dtype), torch.ones(G * d, d + 1, dtype=mean.dtype)[:, :d]
+    count, good = torch.tensor(3), torch.arange(G) % 2 == 0
+    return [
+        (*running, count, None, mean, covariance, None, 0, 0.25, True),
+        (*running, count, count + 0, mean, covariance, good, 0, 0.0, False),
+        (None, running[1], None, None, mean, covariance, torch.cat([good, good]), G, 0.25, True),
+        (running[0], None, count, None, mean, covariance, torch.ones_like(good), 0, 0.25, True),
+    ]
+
+
 OPERATORS = dict.fromkeys(("eigh", "root", "function", "refine", "recompose", "pull_back"), of_matrices)
-OPERATORS |= dict.fromkeys(("moments", "affine", "affine_backward"), of_data)
+OPERATORS |= dict.fromkeys(("moments", "moments_backward", "affine", "affine_backward", "update"), of_data)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

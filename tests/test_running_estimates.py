@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import eigengrad as eg
-from eigengrad.nn.functional.conditioning import floored, shrunk
+from eigengrad.conditioning import floored, shrunk
 from eigengrad_lab.paper_whitening import PaperWhitening
 
 Layer = eg.nn.ZCAWhitening | eg.nn.PCADenoising

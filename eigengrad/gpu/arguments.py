@@ -9,11 +9,13 @@ __all__ = [
     "DecomposeArguments",
     "DerivativeArguments",
     "MomentsArguments",
+    "MomentsBackwardArguments",
     "PassArray",
     "PassSize",
     "PullBack",
     "RecomposeArguments",
     "RefineArguments",
+    "UpdateArguments",
 ]
 
 
@@ -108,7 +110,30 @@ class MomentsArguments(ctypes.Structure):
         ("data", PassArray),
         ("partial", c_void_p),
         ("mean", c_void_p),
-        ("scatter", c_void_p),
+        ("covariance", c_void_p),
+        ("shrunk", c_void_p),
+        ("conditioned", c_void_p),
+        ("finite", c_void_p),
+        ("shrinkage", c_double),
+        ("eps", c_double),
+        ("relative_eps", c_double),
+    )
+
+
+class MomentsBackwardArguments(ctypes.Structure):
+    """Of ``moments_backward``."""
+
+    _fields_ = (
+        ("size", PassSize),
+        ("data", PassArray),
+        ("gx", PassArray),
+        ("covariance", c_void_p),
+        ("g_covariance", c_void_p),
+        ("g_conditioned", c_void_p),
+        ("mean", c_void_p),
+        ("g_mean", c_void_p),
+        ("shrinkage", c_double),
+        ("relative_eps", c_double),
     )
 
 
@@ -121,8 +146,8 @@ class AffineArguments(ctypes.Structure):
         ("y", PassArray),
         ("matrix", c_void_p),
         ("centre", c_void_p),
+        ("scale", c_void_p),
         ("offset", c_void_p),
-        ("add", c_int),
     )
 
 
@@ -136,7 +161,30 @@ class AffineBackwardArguments(ctypes.Structure):
         ("gx", PassArray),
         ("matrix", c_void_p),
         ("centre", c_void_p),
+        ("scale", c_void_p),
         ("partial", c_void_p),
         ("g_matrix", c_void_p),
+        ("g_centre", c_void_p),
+        ("g_scale", c_void_p),
         ("g_offset", c_void_p),
+    )
+
+
+class UpdateArguments(ctypes.Structure):
+    """Of ``update``."""
+
+    _fields_ = (
+        ("running_mean", c_void_p),
+        ("running_covariance", c_void_p),
+        ("count", c_void_p),
+        ("before", c_void_p),
+        ("mean", c_void_p),
+        ("covariance", c_void_p),
+        ("valid", c_void_p),
+        ("flags", c_long),
+        ("first", c_long),
+        ("row", c_long),
+        ("momentum", c_double),
+        ("channels", c_int),
+        ("together", c_int),
     )

@@ -18,7 +18,19 @@ from eigengrad.gpu import arguments
 from eigengrad.gpu.compiler import Compiler, CompilerError
 from eigengrad.gpu.driver import Driver, DriverError
 
-__all__ = ["LARGEST", "LARGEST_BY_THREAD", "Kernel", "Launcher", "kernel", "launcher", "trouble"]
+__all__ = [
+    "LARGEST",
+    "LARGEST_BY_THREAD",
+    "Kernel",
+    "Launcher",
+    "give_up",
+    "is_given_up",
+    "kernel",
+    "launcher",
+    "of_pass",
+    "on",
+    "trouble",
+]
 
 LARGEST_IN_REGISTERS = 4
 LARGEST_BY_THREAD = 8
@@ -120,18 +132,18 @@ def of_pass(name: str, d: int, dtype: torch.dtype) -> Kernel:
     """
     working = torch.promote_types(dtype, torch.float32)
     room, tile = -(-d // 4) * 4, 4096
-    numbers = {
-        "moments_of_chunks": 2 * room + room * room + tile + 64,
-        "moments_of_groups": room,
-        "affine_of_chunks": room * room + 2 * room + 2 * tile,
-        "affine_backward_of_chunks": room * room + room + 3 * tile,
-        "sums_of_groups": 0,
+    mapped = room * room + 2 * room + 2 * tile
+    numbers, given = {
+        "moments_of_chunks": (2 * room + room * room + tile + 64, "MomentsArguments"),
+        "moments_of_groups": (3 * room, "MomentsArguments"),
+        "moments_backward_of_chunks": (mapped, "MomentsBackwardArguments"),
+        "affine_of_chunks": (mapped, "AffineArguments"),
+        "affine_backward_of_chunks": (room * room + room + 3 * tile, "AffineBackwardArguments"),
+        "affine_backward_of_groups": (room * room + room, "AffineBackwardArguments"),
+        "update_of_groups": (2, "UpdateArguments"),
     }[name]
     of_data = name.endswith("_of_chunks")
     types = f"<{_NAMES[dtype]}, {_NAMES[working]}>" if of_data else f"<{_NAMES[working]}>"
-    given = {"m": "MomentsArguments", "s": "AffineBackwardArguments"}.get(
-        name[0], "AffineBackwardArguments" if "backward" in name else "AffineArguments"
-    )
     return Kernel("passes", name + types, given, working, 256, numbers * working.itemsize, 1)
 
 
@@ -201,6 +213,20 @@ def launcher() -> Launcher | None:
     except (CompilerError, DriverError) as error:
         _warn(str(error))
         return None
+
+
+_given_up: set[str] = set()
+
+
+def give_up(what: str, reason: str) -> None:
+    """Not to try again what has failed in this process; the first reason is a warning."""
+    _given_up.add(what)
+    _warn(reason)
+
+
+def is_given_up(what: str) -> bool:
+    """Whether it has failed."""
+    return what in _given_up
 
 
 def _warn(reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eigengrad.gpu import arguments, kernels
+from eigengrad.gpu import arguments, cusolver, kernels
 from eigengrad.native import reference
 from eigengrad.native.operators import KINDS, matrices_like, values_like, vectors_like
 
@@ -24,7 +24,8 @@ def eigh(A: Tensor, kernel_always: bool, for_function: bool, strict: bool) -> tu
     """Eigenvalues and eigenvectors."""
     launch = _launch("decompose" if for_function else "eigh", A)
     if launch is None:
-        return reference.eigh(A, kernel_always, for_function, strict)
+        found = cusolver.eigh(A, strict) if A.numel() and cusolver.takes(A) and not is_capturing() else None
+        return reference.eigh(A, kernel_always, for_function, strict) if found is None else found
     refined = for_function and A.dtype == torch.float32
     return _decompose(launch, A, None, refined=refined, f=(0, 0.0), strict=strict)
 
@@ -33,7 +34,7 @@ def root(A: Tensor, inverse: bool, floor: float, kernel_always: bool, strict: bo
     """A root, its eigenvalues and eigenvectors, in one launch."""
     launch = _launch("decompose", A)
     if launch is None:
-        return reference.root(A, inverse, floor, kernel_always, strict)
+        return reference.root_of(*eigh(A, kernel_always, True, strict), inverse, floor)
     kind = KINDS["inverse_square_root" if inverse else "square_root"]
     return _function(launch, A, (kind, floor), strict)
 
@@ -42,7 +43,7 @@ def function(A: Tensor, kind: int, parameter: float, kernel_always: bool, strict
     """f(A), and the eigenvalues and eigenvectors of A, in one launch."""
     launch = _launch("decompose", A)
     if launch is None:
-        return reference.function(A, kind, parameter, kernel_always, strict)
+        return reference.function_of(*eigh(A, kernel_always, True, strict), kind, parameter)
     return _function(launch, A, (kind, parameter), strict)
 
 

@@ -4,20 +4,25 @@ The compiled kernel implements them on a CPU (``native/operators.cpp``), :mod:`e
 else. Whatever dispatches through torch, a mode, a compiler, ``vmap``, therefore records or runs the same operator,
 with the same bits, and nobody above has to ask what a tensor is.
 
-===================  ===================================================================================================
-``eigh``             ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of Hermitian matrices, by their
-                     lower triangle; ``for_function`` as a function of the matrix wants them: see
-                     :mod:`eigengrad.native.thresholds`
-``root``             ``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues and eigenvectors; eigenvalues of A below ``floor`` are
-                     taken to be ``floor``
-``function``         f(A), the eigenvalues and eigenvectors of A, for the f of a ``kind`` with a ``parameter``
-``refine``           eigenvalues and eigenvectors without their errors of first order
-``recompose``        ``V diag(x) V^H`` for real x
-``pull_back``        cotangents of eigenvectors or of a function of a matrix, as one of the matrix: see :data:`KINDS`
-``moments``          mean ``(G, d, 1)`` of data ``(B, G, d, M)``, and scatter about it ``(G, d, d)``
-``affine``           ``y = T (data - centre) + offset``, or ``y +=`` the same
-``affine_backward``  the sums ``g (data - centre)^T (G, d, d)`` and ``g (G, d, 1)``; ``gx = T^T g`` where gx is given
-===================  ===================================================================================================
+====================  ==================================================================================================
+``eigh``              ascending eigenvalues ``(*, n)`` and eigenvectors ``(*, n, n)`` of Hermitian matrices, by their
+                      lower triangle; ``for_function`` as a function of the matrix wants them: see
+                      :mod:`eigengrad.native.thresholds`
+``root``              ``A^(1/2)`` or ``A^(-1/2)``, its eigenvalues and eigenvectors; eigenvalues of A below ``floor``
+                      are taken to be ``floor``
+``function``          f(A), the eigenvalues and eigenvectors of A, for the f of a ``kind`` with a ``parameter``
+``refine``            eigenvalues and eigenvectors without their errors of first order
+``recompose``         ``V diag(x) V^H`` for real x
+``pull_back``         cotangents of eigenvectors or of a function of a matrix, as one of the matrix: see :data:`KINDS`
+``moments``           mean ``(G, d, 1)`` and covariance ``(G, d, d)`` of data ``(B, G, d, M)``, what it becomes before
+                      it is decomposed, and which are finite: see :class:`eigengrad.conditioning.Conditioned`
+``moments_backward``  ``gx +=`` the data's cotangent, from those of mean, covariance and the matrix to decompose
+``affine``            ``y = scale (matrix (data - centre)) + offset``
+``affine_backward``   cotangents of matrix, centre, scale and offset; that of the data is written to gx, where given
+``update``            running estimates ``(C,)`` and ``(C, d)`` move toward a batch's, those of groups that are
+                      ``valid`` (of several blocks; ours begin with the ``first``), or all or none ``together``, and
+                      ``count`` counts it; with ``before``, batches so far, to the average of all
+====================  ==================================================================================================
 
 ``kernel_always`` takes the compiled kernel where the table would take LAPACK. ``strict`` raises for a matrix without
 an eigendecomposition (NaN or infinity in it), which otherwise gives NaN, and itself alone.
@@ -31,7 +36,7 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_square
-from eigengrad.native import reference
+from eigengrad.native import passes, reference
 from eigengrad.native.reference import KINDS
 
 __all__ = [
@@ -43,10 +48,12 @@ __all__ = [
     "implement",
     "matrices_like",
     "moments",
+    "moments_backward",
     "pull_back",
     "recompose",
     "refine",
     "root",
+    "update",
     "values_like",
     "vectors_like",
 ]
@@ -59,13 +66,19 @@ _SCHEMAS = {
     "recompose": "(Tensor V, Tensor x) -> Tensor",
     "pull_back": "(Tensor V, Tensor G, Tensor weights, Tensor? diagonal, int kind, float parameter=0.0, "
     "int major_terms=0, int minor_terms=0) -> Tensor",
-    "moments": "(Tensor data) -> (Tensor, Tensor)",
-    "affine": "(Tensor(a!) y, Tensor data, Tensor T, Tensor centre, Tensor offset, bool add) -> ()",
-    "affine_backward": "(Tensor(a!)? gx, Tensor data, Tensor g, Tensor T, Tensor centre) -> (Tensor, Tensor)",
+    "moments": "(Tensor data, float shrinkage, float eps, float relative_eps) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "moments_backward": "(Tensor(a!) gx, Tensor data, Tensor mean, Tensor covariance, Tensor? g_mean, "
+    "Tensor? g_covariance, Tensor? g_conditioned, float shrinkage, float relative_eps) -> ()",
+    "affine": "(Tensor(a!) y, Tensor data, Tensor matrix, Tensor centre, Tensor? scale, Tensor? offset) -> ()",
+    "affine_backward": "(Tensor(a!)? gx, Tensor data, Tensor g, Tensor matrix, Tensor centre, Tensor? scale) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "update": "(Tensor(a!)? running_mean, Tensor(b!)? running_covariance, Tensor(c!)? count, Tensor? before, "
+    "Tensor mean, Tensor covariance, Tensor? valid, int first, float momentum, bool together) -> ()",
 }
 
 _OF_MATRICES = {"eigh": 2, "root": 3, "function": 3, "refine": 2, "recompose": 1, "pull_back": 1}
-_OF_DATA = {"moments": 2, "affine": 0, "affine_backward": 2}
+_OF_DATA = {"moments": 5, "moments_backward": 0, "affine": 0, "affine_backward": 4, "update": 0}
 """How many results they have."""
 
 P = ParamSpec("P")
@@ -113,7 +126,7 @@ def implement(name: str, function: Callable[..., Any], key: str) -> None:
 
 for _name, _schema in _SCHEMAS.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    implement(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    implement(_name, getattr(reference if _name in _OF_MATRICES else passes, _name), "CompositeExplicitAutograd")
 
 eigh = torch.ops.eigengrad.eigh.default
 root = torch.ops.eigengrad.root.default
@@ -122,8 +135,10 @@ refine = torch.ops.eigengrad.refine.default
 recompose = torch.ops.eigengrad.recompose.default
 pull_back = torch.ops.eigengrad.pull_back.default
 moments = torch.ops.eigengrad.moments.default
+moments_backward = torch.ops.eigengrad.moments_backward.default
 affine = torch.ops.eigengrad.affine.default
 affine_backward = torch.ops.eigengrad.affine_backward.default
+update = torch.ops.eigengrad.update.default
 
 
 def values_like(A: Tensor) -> Tensor:
@@ -154,9 +169,18 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "refine": lambda A, V: (values_like(A), vectors_like(A)),
     "recompose": lambda V, x: matrices_like(V),
     "pull_back": lambda V, *_: matrices_like(V),
-    "moments": lambda data: (_sums(data, 1), _sums(data, data.shape[2])),
+    "moments": lambda data, *_: (
+        _sums(data, 1),
+        *(_sums(data, data.shape[2]) for _ in range(3)),
+        data.new_empty(data.shape[1], dtype=torch.bool),
+    ),
+    "moments_backward": lambda *_: None,
     "affine": lambda *_: None,
-    "affine_backward": lambda gx, data, g, T, centre: (matrices_like(T), matrices_like(centre)),
+    "affine_backward": lambda gx, data, g, matrix, centre, scale: (
+        matrices_like(matrix),
+        *(matrices_like(centre) for _ in range(3)),
+    ),
+    "update": lambda *_: None,
 }
 for _name, _fake in _FAKES.items():
     _fake = _of_matrices(_fake) if _name in _OF_MATRICES else _fake

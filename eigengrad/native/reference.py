@@ -14,13 +14,10 @@ from eigengrad.native.thresholds import plan
 
 __all__ = [
     "KINDS",
-    "affine",
-    "affine_backward",
     "check_finite",
     "eigh",
     "function",
     "lifted_weights",
-    "moments",
     "pull_back",
     "recompose",
     "refine",
@@ -132,7 +129,11 @@ def _in_pieces(A: Tensor) -> tuple[Tensor, Tensor]:
 
 def root(A: Tensor, inverse: bool, floor: float, kernel_always: bool, strict: bool) -> tuple[Tensor, Tensor, Tensor]:
     """By the eigenvectors."""
-    L, V = eigh(A, kernel_always, True, strict)
+    return root_of(*eigh(A, kernel_always, True, strict), inverse, floor)
+
+
+def root_of(L: Tensor, V: Tensor, inverse: bool, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """From eigenvalues and eigenvectors."""
     L = L.clamp_min(floor)
     x = L.rsqrt() if inverse else L.sqrt()
     return recompose(V, x), x, V
@@ -142,7 +143,11 @@ def function(
     A: Tensor, kind: int, parameter: float, kernel_always: bool, strict: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the eigenvectors."""
-    L, V = eigh(A, kernel_always, True, strict)
+    return function_of(*eigh(A, kernel_always, True, strict), kind, parameter)
+
+
+def function_of(L: Tensor, V: Tensor, kind: int, parameter: float) -> tuple[Tensor, Tensor, Tensor]:
+    """From eigenvalues and eigenvectors."""
     name = _NAMES[kind]
     f = L.exp() if name == "exponential" else L.log() if name == "logarithm" else L**parameter
     return recompose(V, f), L, V
@@ -272,27 +277,3 @@ _DIVIDED_DIFFERENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "logarithm": of_logarithm,
     "power": of_power,
 }
-
-
-def moments(data: Tensor) -> tuple[Tensor, Tensor]:
-    """In two passes."""
-    count = max(data.shape[0] * data.shape[3], 1)
-    mean = data.sum(dim=(0, 3)).unsqueeze(-1) / count
-    centred = data - mean
-    return mean, (centred @ centred.mT).sum(dim=0)
-
-
-def affine(y: Tensor, data: Tensor, T: Tensor, centre: Tensor, offset: Tensor, add: bool) -> None:
-    """By one product."""
-    result = T @ (data - centre) + offset
-    if add:
-        y.add_(result)
-    else:
-        y.copy_(result)
-
-
-def affine_backward(gx: Tensor | None, data: Tensor, g: Tensor, T: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """By two products."""
-    if gx is not None:
-        gx.copy_(T.mT @ g)
-    return (g @ (data - centre).mT).sum(dim=0), g.sum(dim=(0, 3)).unsqueeze(-1)

@@ -82,7 +82,9 @@ def fold(layer: nn.Module, linear: nn.Module | None = None) -> nn.Module:
     bias = weight.new_zeros(channels) if folded.bias is None else folded.bias.detach().to(exact)
     weights, biases = [], []
     with torch.no_grad():
-        for block, mean, T, offset in layer.evaluation_maps(exact):
+        for part in layer.evaluation_maps(exact):
+            block, mean, T = part.block, part.mean, part.matrix
+            offset = torch.zeros_like(mean) if part.offset is None else part.offset
             groups, d, _ = T.shape
             _check_cut(folded, block.start, d, groups, channels)
             weights.append((T @ weight[block].reshape(groups, d, -1)).reshape(weight[block].shape))

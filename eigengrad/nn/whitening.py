@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.conditioning import check_relative_eps, check_shrinkage
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.nn.functional.batch_statistics import (
     MOMENTUM,
@@ -15,7 +16,6 @@ from eigengrad.nn.functional.batch_statistics import (
     AffineMap,
     check_group_size,
 )
-from eigengrad.nn.functional.conditioning import check_relative_eps, check_shrinkage
 from eigengrad.nn.functional.distributed import Processes
 from eigengrad.nn.functional.whitening import check_method, evaluation_maps, whiten, whitening_matrix
 from eigengrad.nn.kept import Settings, whitening_matrix_unless_kept

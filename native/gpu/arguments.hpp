@@ -55,21 +55,37 @@ struct PassSize {
 struct MomentsArguments {
     PassSize size;
     PassArray data;
-    void *partial, *mean, *scatter;
+    void *partial, *mean, *covariance, *shrunk, *conditioned, *finite;
+    double shrinkage, eps, relative_eps;
+};
+
+struct MomentsBackwardArguments {
+    PassSize size;
+    PassArray data, gx;
+    const void *covariance, *g_covariance, *g_conditioned, *mean, *g_mean;  // cotangents may be null
+    double shrinkage, relative_eps;
 };
 
 struct AffineArguments {
     PassSize size;
     PassArray data, y;
-    const void *matrix, *centre, *offset;
-    int add;
+    const void *matrix, *centre, *scale, *offset;  // the last two may be null
 };
 
 struct AffineBackwardArguments {
     PassSize size;
     PassArray data, g, gx;  // gx without data is not wanted
-    const void *matrix, *centre;
-    void *partial, *g_matrix, *g_offset;
+    const void *matrix, *centre, *scale;
+    void *partial, *g_matrix, *g_centre, *g_scale, *g_offset;
+};
+
+// Flags of all groups, ours from `first` on; rows of the running covariance, `row` apart.
+struct UpdateArguments {
+    void *running_mean, *running_covariance, *count;
+    const void *before, *mean, *covariance, *valid;
+    long flags, first, row;
+    double momentum;
+    int channels, together;
 };
 
 }  // namespace eigengrad

@@ -1,177 +1,30 @@
-// Passes over the data of whitening: moments, an affine map, and its two passes backward. Each reads the data once, in any
-// dtype and layout, and computes in single precision (of doubles, in double).
-//
-// A block has one group of d channels and a chunk of its observations, which it takes in tiles that fit shared memory. Sums
-// of a chunk are written down and added in order by a second kernel: the same bits in every run.
+// Passes over the data of whitening: moments, an affine map, and its two passes backward. Each reads the data once. Sums of a
+// chunk are written down and added in order by a second kernel, whose blocks have a group each, and do what else there is to
+// do with it: the same bits in every run.
 
 #pragma once
 
-#include "lane.hpp"
-#include "gpu/arguments.hpp"
-#include "gpu/phases.hpp"
+#include "statistics.hpp"
+#include "gpu/chunk.hpp"
 
 namespace eigengrad::EIGENGRAD_ISA {
 
-struct Half {
-    unsigned short bits;
-};
-struct BFloat {
-    unsigned short bits;
-};
-
-EIGENGRAD_INLINE float widened(float x) { return x; }
-EIGENGRAD_INLINE double widened(double x) { return x; }
-EIGENGRAD_INLINE float widened(BFloat x) { return from_bits<Vec<float, 1>>(int(unsigned(x.bits) << 16)).v; }
-EIGENGRAD_INLINE float widened(Half x) {
-#if defined(__CUDACC__)
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(x.bits));
-    return result;
-#else
-    _Float16 half;
-    copy_bytes(&half, &x, sizeof half);
-    return half;
-#endif
-}
-
-EIGENGRAD_INLINE void narrow(float x, float& to) { to = x; }
-EIGENGRAD_INLINE void narrow(double x, double& to) { to = x; }
-EIGENGRAD_INLINE void narrow(float x, BFloat& to) {  // to the nearest, of two the even one; NaN stays NaN
-    const unsigned bits = unsigned(bits_of(Vec<float, 1>(x)));
-    to.bits = x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
-}
-EIGENGRAD_INLINE void narrow(float x, Half& to) {
-#if defined(__CUDACC__)
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
-#else
-    const _Float16 half = x;
-    copy_bytes(&to, &half, sizeof half);
-#endif
-}
-
-constexpr int tile_numbers = 4096;
-
-// What a block has: its group, its observations, and tiles of them.
-struct Chunk {
-    const PassSize& of;
-    long group, first, last;  // observations of all images, one image after the other
-    int tile;                 // observations in a tile, a multiple of 4
-    int rows;                 // d, rounded up to a multiple of 4
-
-    explicit Chunk(const PassSize& of) : of(of) {
-        group = block_index() / of.chunks;
-        const long index = block_index() % of.chunks, all = of.images * of.columns;
-        first = all * index / of.chunks, last = all * (index + 1) / of.chunks;
-        rows = (of.channels + 3) / 4 * 4;
-        tile = tile_numbers / rows / 4 * 4;
-    }
-    int used(long start) const { return last - start < tile ? int(last - start) : tile; }
-
-    // Calls what(channel, observation in the tile, place in the array) for a tile, neighbours in memory to neighbours.
+// A block, as arithmetic with one group's numbers has it.
+struct Block {
     template <class What>
-    EIGENGRAD_INLINE void each(const PassArray& a, long start, int count, What what) const {
-        const int d = of.channels;
-        const long columns = of.columns;
-        EIGENGRAD_ISA::each(d * count, [&](int k) {
-            const bool channels_last = a.channel == 1 && a.column != 1;
-            const int channel = channels_last ? k % d : k / count, t = channels_last ? k / d : k % count;
-            const long image = (start + t) / columns, column = (start + t) % columns;
-            what(channel, t, image * a.image + group * a.group + channel * a.channel + column * a.column);
-        });
-    }
-    // A tile (rows, tile), less the centre; zero beyond what there is.
-    template <class S, class T>
-    EIGENGRAD_INLINE void load(const PassArray& a, long start, const T* centre, T* to) const {
-        const int count = used(start), width = tile;
-        if (count < tile || of.channels < rows)
-            EIGENGRAD_ISA::each(rows * tile, [&](int k) {
-                if (k / width >= of.channels || k % width >= count) to[k] = T(0);
-            });
-        each(a, start, count, [&](int channel, int t, long at) {
-            const T x = widened(static_cast<const S*>(a.data)[at]);
-            to[channel * width + t] = centre ? x - centre[channel] : x;
-        });
-    }
+    static EIGENGRAD_INLINE void each(int count, What what) { EIGENGRAD_ISA::each(count, what); }
+    static EIGENGRAD_INLINE void wait() { EIGENGRAD_ISA::wait(); }
 };
 
-// to (rows, tile) = matrix (d, d), or its transpose, times from, plus offset.
+// Part `group` of an array with `size` numbers of each; null where there is none.
 template <class T>
-EIGENGRAD_INLINE void multiply(const Chunk& chunk, const T* matrix, bool transposed, const T* from, const T* offset, T* to) {
-    const int d = chunk.of.channels, width = chunk.tile, across = width / 4;
-    each(chunk.rows / 4 * across, [&](int unit) {
-        const int i = unit / across * 4, t = unit % across * 4;
-        T sum[4][4];
-        for (int r = 0; r < 4; ++r)
-            for (int c = 0; c < 4; ++c) sum[r][c] = offset && i + r < d ? offset[i + r] : T(0);
-        for (int k = 0; k < d; ++k) {
-            T x[4];
-            for (int c = 0; c < 4; ++c) x[c] = from[k * width + t + c];
-            for (int r = 0; r < 4; ++r) {
-                const int row = i + r < d ? i + r : 0;
-                const Vec<T, 1> weight = transposed ? matrix[k * d + row] : matrix[row * d + k];
-                for (int c = 0; c < 4; ++c) sum[r][c] = fma(weight, Vec<T, 1>(x[c]), Vec<T, 1>(sum[r][c])).v;
-            }
-        }
-        for (int r = 0; r < 4; ++r)
-            for (int c = 0; c < 4; ++c) to[(i + r) * width + t + c] = sum[r][c];
-    });
+EIGENGRAD_INLINE T* of_group(void* array, long group, long size) {
+    return array ? static_cast<T*>(array) + group * size : nullptr;
 }
-
-// Sums over observations of a product (d, d) of two tiles, and of the first one (d). A thread has 4 x 4 entries of the
-// product, in registers, of every so manieth observation.
 template <class T>
-struct Sums {
-    const Chunk& chunk;
-    int across, tiles, slices, i, j, slice;
-    T products[4][4], numbers[4];
-
-    EIGENGRAD_INLINE explicit Sums(const Chunk& chunk) : chunk(chunk) {
-        across = chunk.rows / 4, tiles = across * across;
-        slices = thread_count() / tiles;
-        slice = thread_index() / tiles, i = thread_index() % tiles / across * 4, j = thread_index() % tiles % across * 4;
-        for (int r = 0; r < 4; ++r) {
-            numbers[r] = T(0);
-            for (int c = 0; c < 4; ++c) products[r][c] = T(0);
-        }
-    }
-    EIGENGRAD_INLINE void add(const T* left, const T* right) {
-        if (slice >= slices) return;
-        for (int t = slice; t < chunk.tile; t += slices) {
-            T x[4], y[4];
-            for (int r = 0; r < 4; ++r) x[r] = left[(i + r) * chunk.tile + t], y[r] = right[(j + r) * chunk.tile + t];
-            for (int r = 0; r < 4; ++r) {
-                numbers[r] += x[r];
-                for (int c = 0; c < 4; ++c)
-                    products[r][c] = fma(Vec<T, 1>(x[r]), Vec<T, 1>(y[c]), Vec<T, 1>(products[r][c])).v;
-            }
-        }
-    }
-    // The slices' sums, added in order, to product (d, d) and sum (d). `memory` has room for a tile and a row of 64.
-    EIGENGRAD_INLINE void collect(T* memory, T* product, T* sum) {
-        const int d = chunk.of.channels, size = chunk.rows * chunk.rows;
-        const int at_once = (tile_numbers + 64) / (size + chunk.rows);  // slices that memory holds, if not all of them
-        for (int from = 0; from < slices; from += at_once) {
-            wait();
-            if (slice >= from && slice < slices && slice < from + at_once) {
-                T* const own = memory + (slice - from) * (size + chunk.rows);
-                for (int r = 0; r < 4; ++r) {
-                    if (j == 0) own[size + i + r] = numbers[r];
-                    for (int c = 0; c < 4; ++c) own[(i + r) * chunk.rows + j + c] = products[r][c];
-                }
-            }
-            wait();
-            const int here = slices - from < at_once ? slices - from : at_once;
-            each(d * d + d, [&](int k) {
-                const int entry = k < d * d ? k / d * chunk.rows + k % d : size + k - d * d;
-                T& to = k < d * d ? product[k] : sum[k - d * d];
-                T total = from ? to : T(0);
-                for (int s = 0; s < here; ++s) total += memory[s * (size + chunk.rows) + entry];
-                to = total;
-            });
-        }
-        wait();
-    }
-};
+EIGENGRAD_INLINE const T* of_group(const void* array, long group, long size) {
+    return array ? static_cast<const T*>(array) + group * size : nullptr;
+}
 
 constexpr int room(int d) { return (d + 3) / 4 * 4; }
 
@@ -210,19 +63,18 @@ EIGENGRAD_INLINE void moments_of_chunks(const MomentsArguments& all, T* shared) 
     });
 }
 
-// Of each group, those of its chunks as one. A block has one group.
+// Of each group, those of its chunks as one, and what is made of them.
 template <class T>
 EIGENGRAD_INLINE void moments_of_groups(const MomentsArguments& all, T* shared) {
     const int d = all.size.channels, chunks = all.size.chunks;
-    const long observations = all.size.images * all.size.columns;
-    const T* const partial = static_cast<const T*>(all.partial) + block_index() * chunks * (d * d + d);
+    const long group = block_index(), observations = all.size.images * all.size.columns;
+    const T* const partial = static_cast<const T*>(all.partial) + group * chunks * (d * d + d);
     const auto count = [&](long chunk) { return T(observations * (chunk + 1) / chunks - observations * chunk / chunks); };
-    T* const mean = shared;
+    T *const mean = of_group<T>(all.mean, group, d), *const covariance = of_group<T>(all.covariance, group, d * d);
     each(d, [&](int k) {  // from that of the first chunk
         T moved(0);
         for (int c = 1; c < chunks; ++c) moved += (partial[c * (d * d + d) + k] - partial[k]) * count(c);
-        mean[k] = partial[k] + moved / T(observations);
-        static_cast<T*>(all.mean)[block_index() * d + k] = mean[k];
+        shared[k] = mean[k] = partial[k] + moved / T(observations);
     });
     wait();
     each(d * d, [&](int k) {
@@ -230,47 +82,86 @@ EIGENGRAD_INLINE void moments_of_groups(const MomentsArguments& all, T* shared) 
         T total(0);
         for (int c = 0; c < chunks; ++c) {
             const T* const own = partial + c * (d * d + d);
-            total += own[d + k] + count(c) * (own[i] - mean[i]) * (own[j] - mean[j]);
+            total += own[d + k] + count(c) * (own[i] - shared[i]) * (own[j] - shared[j]);
         }
-        static_cast<T*>(all.scatter)[block_index() * d * d + k] = total;
-    });
-}
-
-// y = T (x - centre) + offset, or y += the same.
-template <class S, class T>
-EIGENGRAD_INLINE void affine_of_chunks(const AffineArguments& all, T* shared) {
-    const Chunk chunk(all.size);
-    const int d = all.size.channels;
-    T *const matrix = shared, *const centre = matrix + room(d) * room(d), *const offset = centre + room(d);
-    T *const from = offset + room(d), *const to = from + tile_numbers;
-    each(d * d, [&](int k) { matrix[k] = static_cast<const T*>(all.matrix)[chunk.group * d * d + k]; });
-    each(d, [&](int k) {
-        centre[k] = static_cast<const T*>(all.centre)[chunk.group * d + k];
-        offset[k] = static_cast<const T*>(all.offset)[chunk.group * d + k];
+        covariance[k] = total / T(observations);
     });
     wait();
+    const Conditioning<T> by(observations, all.shrinkage, all.eps, all.relative_eps);
+    condition<Block>(by, covariance, d, mean, of_group<T>(all.shrunk, group, d * d), of_group<T>(all.conditioned, group, d * d),
+                     static_cast<bool*>(all.finite) + group, shared);
+}
+
+// y = matrix (x - centre) + offset for a chunk, or y += the same; from shared memory, which holds the three and two tiles.
+template <class S, class T>
+EIGENGRAD_INLINE void map_chunk(const Chunk& chunk, const PassArray& data, const PassArray& y, T* shared, bool add) {
+    const int d = chunk.of.channels;
+    T *const matrix = shared, *const centre = matrix + room(d) * room(d), *const offset = centre + room(d);
+    T *const from = offset + room(d), *const to = from + tile_numbers;
     for (long start = chunk.first; start < chunk.last; start += chunk.tile) {
-        chunk.load<S>(all.data, start, centre, from);
+        chunk.load<S>(data, start, centre, from);
         wait();
         multiply(chunk, matrix, false, from, offset, to);
         wait();
-        chunk.each(all.y, start, chunk.used(start), [&](int channel, int t, long at) {
-            S& y = static_cast<S*>(all.y.data)[at];
+        chunk.each(y, start, chunk.used(start), [&](int channel, int t, long at) {
+            S& one = static_cast<S*>(y.data)[at];
             const T x = to[channel * chunk.tile + t];
-            narrow(all.add ? x + widened(y) : x, y);
+            narrow(add ? x + widened(one) : x, one);
         });
     }
 }
 
-// gx = T^T g, if wanted, and of each chunk the sums of g (x - centre)^T (d, d) and of g (d).
+// gx += S (x - mean) + shift, from the cotangents of moments and of what is made of them.
+template <class S, class T>
+EIGENGRAD_INLINE void moments_backward_of_chunks(const MomentsBackwardArguments& all, T* shared) {
+    const Chunk chunk(all.size);
+    const int d = all.size.channels;
+    T *const centre = shared + room(d) * room(d), *const shift = centre + room(d), *const memory = shift + room(d);
+    const Conditioning<T> by(all.size.images * all.size.columns, all.shrinkage, 0, all.relative_eps);
+    const T *const mean = of_group<T>(all.mean, chunk.group, d), *const g_mean = of_group<T>(all.g_mean, chunk.group, d);
+    each(d, [&](int k) {
+        centre[k] = finite_or_zero(mean[k]);
+        shift[k] = g_mean ? g_mean[k] / by.observations : T(0);
+    });
+    pull_back_conditioning<Block>(by, of_group<T>(all.covariance, chunk.group, d * d), d,
+                                  of_group<T>(all.g_covariance, chunk.group, d * d),
+                                  of_group<T>(all.g_conditioned, chunk.group, d * d), shared, memory);
+    map_chunk<S>(chunk, all.data, all.gx, shared, true);
+}
+
+// The rows of a matrix of the group, times the scale, in shared memory.
+template <class T>
+EIGENGRAD_INLINE void load_rows(const void* matrix, const void* scale, const Chunk& chunk, T* to) {
+    const int d = chunk.of.channels;
+    const T *const from = of_group<T>(matrix, chunk.group, d * d), *const factor = of_group<T>(scale, chunk.group, d);
+    each(d * d, [&](int k) { to[k] = factor ? factor[k / d] * from[k] : from[k]; });
+}
+
+// y = scale (matrix (x - centre)) + offset.
+template <class S, class T>
+EIGENGRAD_INLINE void affine_of_chunks(const AffineArguments& all, T* shared) {
+    const Chunk chunk(all.size);
+    const int d = all.size.channels;
+    T *const centre = shared + room(d) * room(d), *const offset = centre + room(d);
+    const T* const given = of_group<T>(all.offset, chunk.group, d);
+    load_rows(all.matrix, all.scale, chunk, shared);
+    each(d, [&](int k) {
+        centre[k] = of_group<T>(all.centre, chunk.group, d)[k];
+        offset[k] = given ? given[k] : T(0);
+    });
+    wait();
+    map_chunk<S>(chunk, all.data, all.y, shared, false);
+}
+
+// gx = (scale matrix)^T g, if wanted, and of each chunk the sums of g (x - centre)^T (d, d) and of g (d).
 template <class S, class T>
 EIGENGRAD_INLINE void affine_backward_of_chunks(const AffineBackwardArguments& all, T* shared) {
     const Chunk chunk(all.size);
     const int d = all.size.channels;
     T *const matrix = shared, *const centre = matrix + room(d) * room(d);
     T *const x = centre + room(d), *const g = x + tile_numbers, *const to = g + tile_numbers;
-    each(d * d, [&](int k) { matrix[k] = static_cast<const T*>(all.matrix)[chunk.group * d * d + k]; });
-    each(d, [&](int k) { centre[k] = static_cast<const T*>(all.centre)[chunk.group * d + k]; });
+    load_rows(all.matrix, all.scale, chunk, matrix);
+    each(d, [&](int k) { centre[k] = of_group<T>(all.centre, chunk.group, d)[k]; });
     wait();
     Sums<T> sums(chunk);
     for (long start = chunk.first; start < chunk.last; start += chunk.tile) {
@@ -291,17 +182,42 @@ EIGENGRAD_INLINE void affine_backward_of_chunks(const AffineBackwardArguments& a
     sums.collect(g, partial + d, partial);
 }
 
-// Of each group the sums of its chunks. A block has one group.
+// Of each group the sums of its chunks, and the cotangents that are made of them.
 template <class T>
-EIGENGRAD_INLINE void sums_of_groups(const AffineBackwardArguments& all, T*) {
+EIGENGRAD_INLINE void affine_backward_of_groups(const AffineBackwardArguments& all, T* shared) {
     const int d = all.size.channels, chunks = all.size.chunks, size = d * d + d;
-    const T* const partial = static_cast<const T*>(all.partial) + block_index() * chunks * size;
+    const long group = block_index();
+    const T* const partial = static_cast<const T*>(all.partial) + group * chunks * size;
     each(size, [&](int k) {
         T total(0);
         for (int c = 0; c < chunks; ++c) total += partial[c * size + k];
-        if (k < d) static_cast<T*>(all.g_offset)[block_index() * d + k] = total;
-        else static_cast<T*>(all.g_matrix)[block_index() * d * d + k - d] = total;
+        shared[k] = total;
+        if (k < d) of_group<T>(all.g_offset, group, d)[k] = total;
     });
+    wait();
+    pull_back_affine<Block>(shared + d, shared, of_group<T>(all.matrix, group, d * d), of_group<T>(all.scale, group, d), d,
+                            of_group<T>(all.g_matrix, group, d * d), of_group<T>(all.g_centre, group, d),
+                            of_group<T>(all.g_scale, group, d));
+}
+
+// Running estimates of each group, those that may move, and the number of batches.
+template <class T>
+EIGENGRAD_INLINE void update_of_groups(const UpdateArguments& all, T* shared) {
+    const bool* const valid = static_cast<const bool*>(all.valid);
+    const long group = block_index();
+    const int d = all.channels;
+    T *const bad = shared, *const good = shared + 1;  // whether there is one
+    each(1, [&](int) { *bad = T(0), *good = T(!valid); });
+    wait();
+    if (valid) each(int(all.flags), [&](int k) { *(valid[k] ? good : bad) = T(1); });
+    wait();
+    const bool whole = *bad == T(0), may = !valid || (all.together ? whole : valid[all.first + group]);
+    const T momentum = all.before ? T(1 / double(*static_cast<const long*>(all.before) + 1)) : T(all.momentum);
+    if (may)
+        move_estimates<Block>(of_group<T>(all.running_mean, group, d), of_group<T>(all.running_covariance, group, d * all.row),
+                              all.row, of_group<T>(all.mean, group, d), of_group<T>(all.covariance, group, d * d), d, momentum);
+    if (all.count && group == 0)
+        each(1, [&](int) { *static_cast<long*>(all.count) += all.together ? whole : *good != T(0); });
 }
 
 }  // namespace eigengrad::EIGENGRAD_ISA

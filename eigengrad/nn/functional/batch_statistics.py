@@ -5,16 +5,18 @@ in training, from running estimates in evaluation.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
+from eigengrad.conditioning import Conditioning
+from eigengrad.native import operators, passes
 from eigengrad.nn.functional.channel_groups import Layout, parts, together
 from eigengrad.nn.functional.distributed import Processes, check_processes, joined, resolved
 from eigengrad.nn.functional.finite_check import FiniteCheck
-from eigengrad.nn.functional.moments import affine, full_precision, moments
+from eigengrad.nn.functional.moments import affine, full_precision, is_replayed, moments
 
 __all__ = [
     "GROUP_SIZE",
@@ -22,15 +24,16 @@ __all__ = [
     "RELATIVE_EPS",
     "SHRINKAGE",
     "AffineMap",
-    "Moments",
     "RunningEstimates",
-    "batch_moments",
+    "Statistics",
+    "batch_statistics",
     "check_group_size",
     "check_input",
     "check_settings",
     "check_tensors",
     "evaluate",
-    "scaled",
+    "learned",
+    "or_identity",
 ]
 
 
@@ -45,17 +48,17 @@ GROUP_SIZE = 64
 """Largest group that is made without being asked for. A covariance of d channels wants several times d observations."""
 
 
-class Moments(NamedTuple):
+class Statistics(NamedTuple):
     """Of one block of groups in one batch."""
 
     mean: Tensor
-    """``(G, d, 1)``."""
+    """``(G, d, 1)``; NaN where the covariance is not finite, or zero where that is no error."""
     covariance: Tensor
-    """``(G, d, d)``, biased."""
-    observations: int | Tensor
-    """Of each channel, over all processes."""
+    """``(G, d, d)``, biased and shrunk: what enters running estimates."""
+    A: Tensor
+    """What is decomposed, ``(G, d, d)``; always finite."""
     valid: Tensor | None
-    """Which groups may enter the running estimates, ``(G, 1, 1)`` or one for all; ``None`` if every one may."""
+    """Which groups may enter the running estimates, ``(G,)``; ``None`` if every one may."""
     route: Tensor
     """Of :func:`eigengrad.nn.functional.moments.moments`."""
     check: FiniteCheck
@@ -63,60 +66,79 @@ class Moments(NamedTuple):
 
 
 class AffineMap(NamedTuple):
-    """``T (x - mean) + offset`` for the groups of size d in one block of channels."""
+    """``scale (T (x - mean)) + offset`` for the groups of size d in one block of channels."""
 
     block: slice
     mean: Tensor
     """``(G, d, 1)``."""
     T: Tensor
     """``(G, d, d)``."""
-    offset: Tensor
-    """``(G, d, 1)``."""
+    scale: Tensor | None
+    """``(G, d, 1)``; None for 1."""
+    offset: Tensor | None
+    """``(G, d, 1)``; None for 0."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """With its rows scaled."""
+        return self.T if self.scale is None else self.scale * self.T
 
 
-def batch_moments(data: Tensor, block: slice, process_group: Processes, errors: str) -> Moments:
-    """Moments of ``data (B, G, d, M)``, joined over the processes, and identity and zero for skipped groups."""
+def batch_statistics(data: Tensor, block: slice, by: Conditioning, process_group: Processes, errors: str) -> Statistics:
+    """Of ``data (B, G, d, M)``, joined over the processes; with ``"skip"``, a bad group's mean is zero."""
     d = data.shape[2]
 
     def describe(group: int) -> str:
         first = block.start + group * d
         return f"channels {first} to {first + d - 1}"
 
-    check = FiniteCheck(describe)
-    mean, covariance, route = moments(data)
-    observations: int | Tensor = data.shape[0] * data.shape[3]
-    enough = None
-    if (group := resolved(process_group)) is not None:
-        mean, covariance, observations = joined(mean, covariance, data.shape[0] * data.shape[3], group)
-        enough = observations > 1
-    elif isinstance(observations, int) and observations < 2:
-        enough = torch.zeros(1, dtype=torch.bool, device=data.device)
+    check, enough = FiniteCheck(describe), None
+    observations = data.shape[0] * data.shape[3]
+    if (group := resolved(process_group)) is None:
+        mean, _, covariance, A, finite, route = moments(data, by)
+        if observations < 2:
+            enough = torch.zeros_like(finite)
+    else:
+        own = moments(data)
+        mean, C, count = joined(own.mean, own.covariance, observations, group)
+        mean, _, covariance, A, finite = by.apply(mean, C, count)
+        route, enough = own.route, (count > 1).expand_as(finite)
     if errors == "raise":
-        covariance = check.ask(covariance)
-        valid = check.finite if enough is None or check.finite is None else check.finite & enough
-        return Moments(mean, covariance, observations, enough if valid is None else valid, route, check)
-    valid = covariance.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-    if enough is not None:
-        valid = valid & enough
-    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-    mean, covariance = torch.where(valid, mean, 0.0), torch.where(valid, covariance, identity)
-    return Moments(mean, covariance, observations, valid, route, check)
+        check.ask(finite)
+        valid = enough if check.finite is None else check.finite if enough is None else check.finite & enough
+    else:
+        valid = finite if enough is None else finite & enough
+        mean = torch.where(valid[..., None, None], mean, 0.0)
+    return Statistics(mean, covariance.detach(), A, valid, route, check)
 
 
-def scaled(matrix: Tensor, block: slice, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """T and offset of ``matrix (G, d, d)`` and each channel's scale and offset: the data is not touched once more."""
-    dtype, shape = matrix.dtype, (*matrix.shape[:2], 1)
-    T = matrix if weight is None else matrix * weight[block].to(dtype).view(shape)
-    return T, matrix.new_zeros(shape) if bias is None else bias[block].to(dtype).view(shape)
+def or_identity(matrix: Tensor, valid: Tensor | None) -> Tensor:
+    """``matrix (G, d, d)`` of valid groups, and the identity of the others."""
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return matrix if valid is None else torch.where(valid[..., None, None], matrix, identity)
+
+
+def learned(
+    like: Tensor, block: slice, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Each channel's scale and offset ``(G, d, 1)``, where there are any, for a matrix ``(G, d, d)`` like this."""
+
+    def of(parameter: Tensor | None) -> Tensor | None:
+        if parameter is None:
+            return None
+        own = parameter if block == slice(0, len(parameter)) else parameter[block]  # whose backward would copy
+        return own.to(like.dtype).view(*like.shape[:2], 1)
+
+    return of(weight), of(bias)
 
 
 def evaluate(x: Tensor, maps: Iterable[AffineMap], d: int) -> Tensor:
     """All channels of ``x (N, C, *)``, in groups of d, through the maps of their blocks."""
     outputs = []
     with full_precision(x.device):
-        for (part, _, size), (_, mean, T, offset) in zip(parts(x, d), maps, strict=True):
+        for (part, _, size), (_, mean, T, scale, offset) in zip(parts(x, d), maps, strict=True):
             layout = Layout.of(part, size)
-            outputs.append(affine(layout.arrange(part), T, mean, offset, layout))
+            outputs.append(affine(layout.arrange(part), T, mean, scale, offset, layout))
     return together(outputs, x)
 
 
@@ -134,16 +156,14 @@ class RunningEstimates:
             raise ValueError("momentum=None averages all batches: pass num_batches_tracked, or a number as momentum")
         self.num_batches_tracked = num_batches_tracked
         self.together = errors == "raise"
-        self.momentum: float | Tensor = 0.0
-        if momentum is not None:
-            self.momentum = momentum
-        elif num_batches_tracked is not None:
-            self.momentum = (num_batches_tracked + 1).reciprocal()  # a tensor: the host need not wait for it
-        self.recorded: list[tuple[Tensor | None, slice, tuple[tuple[Tensor | None, Tensor], ...]]] = []
+        self.momentum = momentum
+        self.recorded: list[tuple[slice, Statistics, Tensor | None, Tensor | None]] = []
 
-    def record(self, valid: Tensor | None, block: slice, *pairs: tuple[Tensor | None, Tensor]) -> None:
-        """Pairs of a running estimate and the batch's own, ``(G, d, *)``, for a block; nothing changes yet."""
-        self.recorded.append((valid, block, pairs))
+    def record(
+        self, block: slice, found: Statistics, running_mean: Tensor | None, running_covariance: Tensor | None
+    ) -> None:
+        """What a block of channels has found, and the estimates ``(C,)`` and ``(C, d)``; nothing changes yet."""
+        self.recorded.append((block, found, running_mean, running_covariance))
 
     def commit(self) -> None:
         """Move the estimates of valid groups, once no block can fail any more; count the batch if there are any.
@@ -151,28 +171,65 @@ class RunningEstimates:
         Detached, not under ``no_grad``: a region without results is one that an exported program cannot be loaded with
         (torch 2.13).
         """
-        masks = [valid for valid, _, _ in self.recorded if valid is not None]
-        whole = torch.stack([mask.all() for mask in masks]).all() if masks and self.together else None
-        for mask, block, pairs in self.recorded:
-            valid = mask if whole is None else whole
-            for running, new in pairs:
-                if running is not None:
-                    if functorch.is_batchedtensor(new) and not functorch.is_batchedtensor(running):
-                        raise RuntimeError(
-                            "torch.func.vmap maps over batches, but not over the running estimates, which cannot take "
-                            "in several at once: use track_running_stats=False, or evaluation mode, or map over the "
-                            "buffers as well (torch.func.stack_module_state)"
-                        )
-                    old = running[block, : new.shape[-1]] if running.dim() == 2 else running[block]
-                    step = self.momentum * (new.detach().to(old.dtype) - old.view(new.shape))
-                    old.add_((step if valid is None else torch.where(valid, step, 0.0)).reshape(old.shape))
-        if self.num_batches_tracked is not None:
-            if whole is not None:
-                self.num_batches_tracked.add_(whole)
-            elif len(masks) < len(self.recorded):
-                self.num_batches_tracked.add_(1)
-            else:
-                self.num_batches_tracked.add_(torch.stack([mask.any() for mask in masks]).any())
+        flags = [found.valid for _, found, *_ in self.recorded if found.valid is not None]
+        valid = None if len(flags) < len(self.recorded) else flags[0] if len(flags) == 1 else torch.cat(flags)
+        before = None
+        if self.momentum is None and self.num_batches_tracked is not None:
+            before = self.num_batches_tracked.clone()  # a tensor: the host need not wait for it
+        first, last = 0, self.recorded[-1][0]
+        for block, found, running_mean, running_covariance in self.recorded:
+            groups, d, _ = found.covariance.shape
+            _move(
+                None if running_mean is None else running_mean[block],
+                None if running_covariance is None else running_covariance[block, :d],
+                self.num_batches_tracked if block == last else None,
+                found.mean.detach(),
+                found.covariance,
+                How(before, valid, first, self.momentum or 0.0, self.together),
+            )
+            first += groups
+
+
+class How(NamedTuple):
+    """The arguments of ``torch.ops.eigengrad.update`` beside estimates and moments."""
+
+    before: Tensor | None
+    valid: Tensor | None
+    first: int
+    momentum: float
+    together: bool
+
+
+def _move(
+    running_mean: Tensor | None,
+    running_covariance: Tensor | None,
+    count: Tensor | None,
+    mean: Tensor,
+    covariance: Tensor,
+    how: How,
+) -> None:
+    """The estimates of one block."""
+    estimates = [estimate for estimate in (running_mean, running_covariance) if estimate is not None]
+    moved = estimates if count is None else [*estimates, count]
+    if any(map(functorch.is_batchedtensor, (mean, covariance))) and not all(map(functorch.is_batchedtensor, moved)):
+        raise RuntimeError(
+            "torch.func.vmap maps over batches, but not over the running estimates, which cannot take in several at "
+            "once: use track_running_stats=False, or evaluation mode, or map over the buffers as well "
+            "(torch.func.stack_module_state)"
+        )
+    if not moved:
+        return
+    before, valid, first, momentum, together = how
+    if (
+        is_replayed()
+        or torch._C._are_functorch_transforms_active()
+        or any(x.dtype != covariance.dtype or x.stride(-1) != 1 for x in estimates)
+    ):
+        update: Any = passes.update
+    else:
+        update = operators.update
+        torch.autograd.graph.increment_version(moved)
+    update(running_mean, running_covariance, count, before, mean, covariance, valid, first, momentum, together)
 
 
 def check_input(x: Tensor, training: bool, eps: float, process_group: Processes, errors: str) -> None:

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.conditioning import AS_OBSERVED
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, PowerIteration, Unrolled
 from eigengrad.matrix_functions import projector
 from eigengrad.nn.functional.batch_statistics import (
     AffineMap,
     RunningEstimates,
-    batch_moments,
+    batch_statistics,
     check_input,
     check_tensors,
     evaluate,
-    scaled,
+    learned,
+    or_identity,
 )
 from eigengrad.nn.functional.channel_groups import Layout
 from eigengrad.nn.functional.distributed import Processes
@@ -123,16 +125,16 @@ def denoise(
     with full_precision(x.device):
         layout = Layout.of(x, channels)
         data = layout.arrange(x)
-        mean, covariance, _, valid, route, check = batch_moments(data, everything, process_group, errors)
-        P = check.finish(_projection(covariance, eps, rank, energy, gradient, unchecked(solver, covariance)))
-        matrix = P * _reciprocal_deviations(covariance, eps).mT
-        if errors == "skip" and valid is not None:
-            matrix = torch.where(valid, matrix, torch.eye(channels, dtype=P.dtype, device=P.device))
+        found = batch_statistics(data, everything, AS_OBSERVED, process_group, errors)
+        P = _projection(found.A, eps, rank, energy, gradient, unchecked(solver, found.A))
+        found.check.settle(1)
+        matrix = P * _reciprocal_deviations(found.A, eps).mT
+        if errors == "skip":
+            matrix = or_identity(matrix, found.valid)
         running = RunningEstimates(momentum, num_batches_tracked, errors)
-        running.record(valid, everything, (running_mean, mean), (running_covariance, covariance))
+        running.record(everything, found, running_mean, running_covariance)
         running.commit()
-        T, offset = scaled(matrix, everything, weight, bias)
-        return affine(data, T, mean, offset, layout, route=route)
+        return affine(data, matrix, found.mean, *learned(matrix, everything, weight, bias), layout, route=found.route)
 
 
 def projection(running_covariance: Tensor, eps: float, rank: int | None, energy: float | None) -> Tensor:
@@ -150,7 +152,8 @@ def evaluation_map(
     """What evaluation by P ``(C, C)`` does to all channels, in the dtype of P and the running estimates."""
     everything = slice(0, len(running_mean))
     matrix = P * _reciprocal_deviations(running_covariance, eps).transpose(-2, -1)  # legacy ONNX has no mT
-    return AffineMap(everything, running_mean.view(1, -1, 1), *scaled(matrix.unsqueeze(0), everything, weight, bias))
+    T = matrix.unsqueeze(0)
+    return AffineMap(everything, running_mean.view(1, -1, 1), T, *learned(T, everything, weight, bias))
 
 
 def check_rank(rank: int | None, energy: float | None, channels: int) -> None:

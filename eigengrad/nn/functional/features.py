@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from eigengrad.conditioning import check_relative_eps, floored
 from eigengrad.matrix_functions.square_roots import root_of_bounded
-from eigengrad.nn.functional.conditioning import check_relative_eps, floored
 from eigengrad.nn.functional.moments import full_precision, working_dtype
 
 __all__ = ["FeatureStatistics", "colour_features", "feature_statistics", "whiten_features"]

@@ -4,8 +4,8 @@ On a CPU the answer is there at once. On CUDA, to ask ``bool(tensor)`` stops the
 was queued. So there the answer travels to the host on its own, through page-locked memory, while the decomposition runs
 on covariances whose bad members have been replaced by the identity; and it is read afterwards. Torch's decompositions
 have waited for the device by then, to look at their error codes. Our own kernels and power iteration never wait, and
-may leave the answer on its way. Then the result is NaN where a covariance was not finite, and the error comes with the
-first question that is asked after the answer has arrived.
+may leave the answer on its way. Then the result is NaN where a covariance was not finite, by the mean or by
+:meth:`FiniteCheck.finish`, and the error comes with the first question that is asked after the answer has arrived.
 
 While a CUDA graph is captured nothing may travel. What is not finite is NaN there, in every replay.
 """
@@ -24,7 +24,7 @@ __all__ = ["FiniteCheck", "unchecked"]
 
 
 class FiniteCheck:
-    """One question: :meth:`ask` before the decomposition, :meth:`finish` after it.
+    """One question: :meth:`ask` before the decomposition, :meth:`settle` or :meth:`finish` after it.
 
     A compiled, traced or captured graph cannot ask: there, what is not finite becomes NaN, and :attr:`finite` keeps it
     from running estimates.
@@ -33,7 +33,7 @@ class FiniteCheck:
         describe: what the covariance of a given index is of, for the error message.
 
     Attributes:
-        finite: which covariances are, ``(B, 1, 1)``; or ``None`` where the host knows that all of them are.
+        finite: which covariances are, ``(B,)``; or ``None`` where the host knows that all of them are.
     """
 
     def __init__(self, describe: Callable[[int], str]) -> None:
@@ -41,42 +41,56 @@ class FiniteCheck:
         self.finite: Tensor | None = None
         self._answer: _Answer | None = None
 
-    def ask(self, covariance: Tensor) -> Tensor:
-        """What to decompose in place of ``covariance (B, d, d)``: itself, or on CUDA its finite members.
-
-        LAPACK takes infinity, and small matrices of NaN, unmoved, so it cannot be relied upon to ask.
+    def ask(self, finite: Tensor) -> None:
+        """Of ``finite (B,)``: which covariances are. LAPACK takes infinity, and small matrices of NaN, unmoved, so it
+        cannot be relied upon to ask.
 
         Raises:
-            torch.linalg.LinAlgError: if one is not finite, where that is known at once; or was not, in an earlier call.
+            torch.linalg.LinAlgError: if one is not, where that is known at once; or was not, in an earlier call.
         """
-        if covariance.is_meta:
-            return covariance
-        if is_traced() or torch.jit.is_tracing() or _is_captured(covariance):
-            finite = covariance.isfinite().flatten(1).all(dim=1)
-        else:
+        if finite.is_meta:
+            return
+        if not (is_traced() or torch.jit.is_tracing() or _is_captured(finite)):
             _raise_for_earlier()
-            covariance, finite = _Asked.call(covariance, self, covariance.shape[0])
+            finite = _Asked.call(finite, self, finite.shape[0])
             if self._answer is None:
-                return covariance
-        self.finite = finite[..., None, None]
-        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
-        return torch.where(self.finite, covariance, identity)
+                return
+        self.finite = finite
 
-    def finish(self, result: Tensor) -> Tensor:
-        """``result (B, d, d)`` of the decomposition, once the answer is read.
+    def ask_of(self, covariance: Tensor) -> Tensor:
+        """What to decompose in place of ``covariance (B, d, d)``: itself, or on CUDA its finite members."""
+        self.ask(covariance.isfinite().flatten(1).all(dim=1))
+        if self.finite is None:
+            return covariance
+        identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        return torch.where(self.finite[..., None, None], covariance, identity)
+
+    def settle(self, matrices: int) -> bool:
+        """Read the answer, if it has arrived; about so many. Returns whether all are known to be finite.
 
         Raises:
             torch.linalg.LinAlgError: if a covariance is not finite.
         """
         if self.finite is None:
-            return result
+            return True
         finite = None if self._answer is None else self._answer.read()
         if finite is None:
             if self._answer is not None:
-                _travelling.append((self, self._answer, result.shape[0]))
-            return torch.where(self.finite, result, torch.nan)
-        self.raise_if_bad(finite, result.shape[0])
-        return result
+                _travelling.append((self, self._answer, matrices))
+            return False
+        self.raise_if_bad(finite, matrices)
+        return True
+
+    def finish(self, result: Tensor) -> Tensor:
+        """``result (B, d, d)`` of the decomposition, NaN where that is not known.
+
+        Raises:
+            torch.linalg.LinAlgError: if a covariance is not finite.
+        """
+        if self.settle(result.shape[0]):
+            return result
+        assert self.finite is not None
+        return torch.where(self.finite[..., None, None], result, torch.nan)
 
     def send(self, finite: Tensor, matrices: int) -> None:
         """Learn which are finite ``(B,)``, of which each ``matrices`` are one vmapped sample's: now, or later."""
@@ -135,29 +149,27 @@ class _Answer:
 
 
 class _Asked(Function):
-    """The identity, and which are finite. A function, since there a tensor is itself even under ``torch.func``."""
+    """The identity of which are finite. A function, since there a tensor is itself even under ``torch.func``."""
 
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(covariance: Tensor, check: FiniteCheck, matrices: int) -> tuple[Tensor, Tensor]:
-        finite = covariance.isfinite().flatten(1).all(dim=1)
+    def forward(finite: Tensor, check: FiniteCheck, matrices: int) -> Tensor:
         check.send(finite, matrices)
-        return covariance.view_as(covariance), finite
+        return finite.view_as(finite)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: None) -> tuple[Tensor, None, None]:
-        return g, None, None
+    def backward(ctx: Any, _: None) -> tuple[None, None, None]:
+        return None, None, None
 
     @staticmethod
-    def push_forward(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]:
-        return tangent.view_as(tangent), None
+    def push_forward(ctx: Any, *_: None) -> None:
+        return None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], covariance: Tensor, *others: Any) -> Any:
-        results = _Asked.call(covariance.movedim(in_dims[0], 0).flatten(0, 1), *others)
-        return tuple(result.unflatten(0, (info.batch_size, -1)) for result in results), (0, 0)
+    def vmap(info: Any, in_dims: tuple[int, None, None], finite: Tensor, *others: Any) -> tuple[Tensor, int]:
+        return _Asked.call(finite.movedim(in_dims[0], 0).flatten(0, 1), *others).unflatten(0, (info.batch_size, -1)), 0

@@ -12,12 +12,15 @@ With ``m = B M`` observations and ``S = (gC + gC^T) / m``, the passes backward a
     first:    gT = sum g (x - mean)^T,   g_offset = sum g,   g_mean = -T^T g_offset,   gx  = T^T g
     second:                                                                            gx += S (x - mean) + g_mean / m
 
+with the rows of T scaled, by what the layer learns. What is small lies in the operators as well, where it can:
+shrinkage and the spectrum's floor (:mod:`eigengrad.conditioning`) belong to the moments.
+
 Second derivatives, forward mode and ``torch.func`` use the same formulas on the whole of the data, differentiably.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +28,12 @@ from torch._C import _functorch as functorch
 from torch._subclasses import FakeTensor
 
 from eigengrad import gpu, native
-from eigengrad.autograd import Function, has_autocast, is_traced, save
-from eigengrad.native import operators
+from eigengrad.autograd import Function, constant, has_autocast, is_traced, save
+from eigengrad.conditioning import AS_OBSERVED, Conditioning
+from eigengrad.native import operators, passes
 from eigengrad.nn.functional.channel_groups import Layout
 
-__all__ = ["affine", "full_precision", "moments", "working_dtype"]
+__all__ = ["Moments", "affine", "full_precision", "is_replayed", "moments", "working_dtype"]
 
 MOST_CHANNELS = 256
 """Of a group that takes one pass: beyond, a panel of the data no longer fits the cache."""
@@ -39,32 +43,48 @@ LARGE = 2**28
 """Bytes of a piece elsewhere, where a launch costs more than memory traffic; it bounds the memory of temporaries."""
 
 
-def moments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean ``(G, d, 1)`` and biased covariance ``(G, d, d)`` of ``data (B, G, d, M)``, zero where nothing was observed.
+class Moments(NamedTuple):
+    """As :class:`eigengrad.conditioning.Conditioned`, and the data once more."""
 
-    Returns:
-        The mean, the covariance, and the data once more, to be the ``route`` of :func:`affine`: by it, the gradient in
-        the data arrives here and is completed in place.
-    """
+    mean: Tensor
+    covariance: Tensor
+    shrunk: Tensor
+    """Without a derivative."""
+    A: Tensor
+    finite: Tensor
+    route: Tensor
+    """For :func:`affine`: by it, the gradient in the data arrives here and is completed in place."""
+
+
+def moments(data: Tensor, by: Conditioning = AS_OBSERVED) -> Moments:
+    """Of ``data (B, G, d, M)``; zero where nothing was observed."""
     if _left_to_torch(data):
         wide = data.to(working_dtype(data))
         mean = wide.sum(dim=(0, 3)).unsqueeze(-1) / _observations(data)
         centred = wide - mean
-        return mean, _gram(centred, centred) / _observations(data), data
-    return _Moments.call(data)
+        return Moments(*by.apply(mean, _gram(centred, centred) / _observations(data), _observations(data)), data)
+    return Moments(*_Moments.call(data, by))
 
 
 def affine(
-    data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout, *, route: Tensor | None = None
+    data: Tensor,
+    T: Tensor,
+    mean: Tensor,
+    scale: Tensor | None,
+    offset: Tensor | None,
+    layout: Layout,
+    *,
+    route: Tensor | None = None,
 ) -> Tensor:
-    """``T (data - mean) + offset`` for ``T (G, d, d)``, ``mean`` and ``offset (G, d, 1)``, in the dtype of the data.
+    """``scale (T (data - mean)) + offset`` for ``T (G, d, d)`` and the others ``(G, d, 1)``, in the dtype of the data.
 
-    The result is arranged back by the ``layout`` of the data. ``route`` is the third result of :func:`moments`, where T
-    comes from there, and used nowhere else.
+    The result is arranged back by the ``layout`` of the data. ``route`` is that of :func:`moments`, where T comes from
+    there, and used nowhere else.
     """
     if _left_to_torch(data):
-        return layout.arrange_back((T @ (data.to(T.dtype) - mean) + offset).to(data.dtype))
-    return _Affine.call(route, data, T, mean, offset, layout)
+        y = _scaled(T, scale) @ (data.to(T.dtype) - mean)
+        return layout.arrange_back((y if offset is None else y + offset).to(data.dtype))
+    return _Affine.call(route, data, T, mean, scale, offset, layout)
 
 
 def working_dtype(data: Tensor) -> torch.dtype:
@@ -81,10 +101,9 @@ class _Moments(Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(data: Tensor, by: Conditioning) -> tuple[Tensor, ...]:
         if _in_one_pass(data):
-            mean, scatter = operators.moments(data)
-            return mean, scatter / _observations(data), data.view_as(data)
+            return *operators.moments(data, *by), data.view_as(data)
         _, G, d, _ = data.shape
         dtype = working_dtype(data)
         mean, scatter = data.new_zeros(G, d, 1, dtype=dtype), data.new_zeros(G, d, d, dtype=dtype)
@@ -100,43 +119,53 @@ class _Moments(Function):
             if seen > count:
                 scatter += away @ away.mT * (count * (seen - count) / seen)
             mean += away * (count / seen)
-        return mean, scatter / _observations(data), data.view_as(data)
+        return *by.apply(mean, scatter / _observations(data), _observations(data)), data.view_as(data)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        save(ctx, inputs[0], output[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        data, ctx.by = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[4])
+        save(ctx, data, *output[:2])
 
     @staticmethod
-    def backward(ctx: Any, g_mean: Tensor, gC: Tensor, gx: Tensor) -> Tensor:
-        data, mean = ctx.saved_tensors
-        S, shift = (gC + gC.mT) / _observations(data), g_mean / _observations(data)
-        # NaN in the data of a group that was passed on as it is (S = 0) must not spread by way of the mean.
-        centre = torch.nan_to_num(mean, 0.0, 0.0, 0.0)
+    def backward(
+        ctx: Any, g_mean: Tensor | None, gC: Tensor | None, _: None, gA: Tensor | None, __: None, gx: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        data, mean, C = ctx.saved_tensors
+        if g_mean is None and gC is None and gA is None:
+            return gx, None
         with full_precision(data.device):
             if torch.is_grad_enabled():
-                return gx + (S @ (data.to(S.dtype) - centre) + shift).to(gx.dtype)
+                centred = data.to(mean.dtype) - mean
+                C = _gram(centred, centred) / _observations(data)  # with its derivative
+                own = passes.of_moments(data, mean, C, (g_mean, gC, gA), ctx.by).to(data.dtype)
+                return own if gx is None else gx + own, None
             # Nobody else holds gx: _Affine.backward has just made it, and the route has no other reader.
+            gx = torch.zeros_like(data) if gx is None else gx
             if _in_one_pass(gx):
-                operators.affine(gx, data, S, centre, shift, True)
-                return gx
+                operators.moments_backward(gx, data, mean, C, g_mean, gC, gA, ctx.by.shrinkage, ctx.by.relative_eps)
+                return gx, None
+            S, centre, shift = passes.pulled_back(mean, C, (g_mean, gC, gA), _observations(data), ctx.by)
             centred = None
             for piece, total in _pieces(data, gx):
                 centred = _centred(piece, centre, centred)
                 _write(total, S, centred, shift, add=True)
-        return gx
+        return gx, None
 
     @staticmethod
-    def push_forward(ctx: Any, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        data, mean = ctx.saved_tensors
-        wide = dx.to(mean.dtype)
-        half = _gram(wide, data.to(mean.dtype) - mean) / _observations(data)
-        return wide.sum(dim=(0, 3)).unsqueeze(-1) / _observations(data), half + half.mT, dx.view_as(dx)
+    def push_forward(ctx: Any, dx: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        data, mean, C = ctx.saved_tensors
+        wide, count = dx.to(mean.dtype), _observations(data)
+        half = _gram(wide, data.to(mean.dtype) - mean) / count
+        d_mean, dC = wide.sum(dim=(0, 3)).unsqueeze(-1) / count, half + half.mT
+        return d_mean, dC, *constant(C), ctx.by.push_forward(C, dC, count), None, dx.view_as(dx)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], data: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(info: Any, in_dims: tuple[int, None], data: Tensor, by: Conditioning) -> tuple[Any, Any]:
         """More matrices are more groups."""
-        results = _Moments.call(_as_groups(data, in_dims[0], info.batch_size, 1))
-        dims = (0, 0, 1)
+        results = _Moments.call(_as_groups(data, in_dims[0], info.batch_size, 1), by)
+        dims = (0, 0, 0, 0, 0, 1)
         return tuple(r.unflatten(dim, (info.batch_size, -1)) for r, dim in zip(results, dims, strict=True)), dims
 
 
@@ -146,12 +175,20 @@ class _Affine(Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(route: Tensor | None, data: Tensor, T: Tensor, mean: Tensor, offset: Tensor, layout: Layout) -> Tensor:
+    def forward(
+        route: Tensor | None,
+        data: Tensor,
+        T: Tensor,
+        mean: Tensor,
+        scale: Tensor | None,
+        offset: Tensor | None,
+        layout: Layout,
+    ) -> Tensor:
         x, y = layout.empty(data)
         if _in_one_pass(data):
-            operators.affine(y, data, T, mean, offset, False)
+            operators.affine(y, data, T, mean, scale, offset)
             return layout.filled(x, y)
-        centred = None
+        T, centred = _scaled(T, scale), None
         for piece, image in _pieces(data, y):
             centred = _centred(piece, mean, centred)
             _write(image, T, centred, offset)
@@ -159,48 +196,66 @@ class _Affine(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        route, data, T, mean, _, ctx.layout = inputs
-        ctx.has_route = route is not None
-        save(ctx, data, T, mean)
+        route, data, T, mean, scale, offset, ctx.layout = inputs
+        ctx.given = [tensor is not None for tensor in (route, scale, offset)]
+        save(ctx, data, T, mean, scale)
 
     @staticmethod
     def backward(ctx: Any, gx: Tensor) -> tuple[Tensor | None, ...]:
-        data, T, mean = ctx.saved_tensors
+        data, T, mean, scale = ctx.saved_tensors
         of_route, of_data, *others, _ = ctx.needs_input_grad
-        needs_gx = of_route if ctx.has_route else of_data
+        has_route, has_scale, has_offset = ctx.given
+        needs_gx = of_route if has_route else of_data
         g = ctx.layout.arrange(gx)
 
-        def cotangents(gx: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-            return (gx, None, *others, None) if ctx.has_route else (None, gx, *others, None)
+        def cotangents(gx: Tensor | None, *sums: Tensor) -> tuple[Tensor | None, ...]:
+            gT, g_mean, g_scale, g_offset = sums or (None,) * 4
+            small = gT, g_mean, g_scale if has_scale else None, g_offset if has_offset else None
+            return (gx, None, *small, None) if has_route else (None, gx, *small, None)
 
         with full_precision(data.device):
             if torch.is_grad_enabled():
                 wide = g.to(T.dtype)
-                gT, g_offset = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
-                return cotangents((T.mT @ wide).to(g.dtype), gT, -T.mT @ g_offset, g_offset)
+                sums = _gram(wide, data.to(T.dtype) - mean), wide.sum(dim=(0, 3)).unsqueeze(-1)
+                return cotangents((_scaled(T, scale).mT @ wide).to(g.dtype), *passes.of_sums(*sums, T, scale))
             gx = _empty_like(g) if needs_gx else g
             if _in_one_pass(g):
-                gT, g_offset = operators.affine_backward(gx if needs_gx else None, data, g, T, mean)
-                return cotangents(gx if needs_gx else None, gT, -T.mT @ g_offset, g_offset)
-            gT, g_offset, centred = torch.zeros_like(T), torch.zeros_like(mean), None
+                return cotangents(
+                    gx if needs_gx else None,
+                    *operators.affine_backward(gx if needs_gx else None, data, g, T, mean, scale),
+                )
+            rows, centred = _scaled(T, scale).mT, None
+            product, g_offset = torch.zeros_like(T), torch.zeros_like(mean)
             for piece, cotangent, image in _pieces(data, g, gx):
                 wide = cotangent.to(T.dtype)
                 if any(others):
                     centred = _centred(piece, mean, centred)
-                    gT = gT + _gram(wide, centred)
+                    product = product + _gram(wide, centred)
                     g_offset = g_offset + wide.sum(dim=(0, 3)).unsqueeze(-1)
                 if needs_gx:
-                    _write(image, T.mT, wide)
-            small = (gT, -T.mT @ g_offset, g_offset) if any(others) else (None, None, None)
+                    _write(image, rows, wide)
+            small = passes.of_sums(product, g_offset, T, scale) if any(others) else ()
             return cotangents(gx if needs_gx else None, *small)
 
     @staticmethod
     def push_forward(
-        ctx: Any, d_route: Tensor | None, dx: Tensor, dT: Tensor, d_mean: Tensor, d_offset: Tensor, layout: None
+        ctx: Any,
+        d_route: Tensor | None,
+        dx: Tensor,
+        dT: Tensor,
+        d_mean: Tensor,
+        d_scale: Tensor | None,
+        d_offset: Tensor | None,
+        layout: None,
     ) -> Tensor:
-        data, T, mean = ctx.saved_tensors
+        data, T, mean, scale = ctx.saved_tensors
         dx = dx if d_route is None else d_route
-        moved = T @ (dx.to(T.dtype) - d_mean) + dT @ (data.to(T.dtype) - mean) + d_offset
+        centred = data.to(T.dtype) - mean
+        moved = _scaled(T, scale) @ (dx.to(T.dtype) - d_mean) + _scaled(dT, scale) @ centred
+        if d_scale is not None:
+            moved = moved + d_scale * (T @ centred)
+        if d_offset is not None:
+            moved = moved + d_offset
         return ctx.layout.arrange_back(moved.to(data.dtype))
 
     @staticmethod
@@ -208,7 +263,7 @@ class _Affine(Function):
         *tensors, layout = inputs
         folded = [
             None if tensor is None else _as_groups(tensor, dim, info.batch_size, axis)
-            for tensor, dim, axis in zip(tensors, in_dims[:-1], (1, 1, 0, 0, 0), strict=True)
+            for tensor, dim, axis in zip(tensors, in_dims[:-1], (1, 1, 0, 0, 0, 0), strict=True)
         ]
         return _Affine.call(*folded, layout.widened(info.batch_size)).unflatten(1, (info.batch_size, -1)), 1
 
@@ -219,8 +274,12 @@ def _left_to_torch(data: Tensor) -> bool:
     A compiler fuses them by itself, for shapes that change as well, and would unroll the loop over pieces; an exported
     program, or one of TorchScript, must not need eigengrad.
     """
-    whole = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return whole or (is_traced() and not _in_one_pass(data))
+    return is_replayed() or (is_traced() and not _in_one_pass(data))
+
+
+def is_replayed() -> bool:
+    """Whether a graph is made that is optimised or runs elsewhere."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _in_one_pass(data: Tensor) -> bool:
@@ -280,6 +339,10 @@ def _write(image: Tensor, T: Tensor, wide: Tensor, offset: Tensor | None = None,
 def _gram(a: Tensor, b: Tensor) -> Tensor:
     """``sum_b a b^T``, from ``(B, G, d, M)`` to ``(G, d, d)``."""
     return (a @ b.mT).sum(dim=0)
+
+
+def _scaled(matrix: Tensor, scale: Tensor | None) -> Tensor:
+    return matrix if scale is None else scale * matrix
 
 
 def _observations(data: Tensor) -> int:

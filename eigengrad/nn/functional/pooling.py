@@ -107,7 +107,7 @@ def pool_covariance(
             covariance = torch.where(valid, covariance, identity)
         else:
             check = FiniteCheck(lambda sample: f"sample {sample}")
-            covariance = check.ask(covariance)
+            covariance = check.ask_of(covariance)
         largest = covariance.detach().abs().sum(dim=-1).amax(dim=-1)  # at least the largest eigenvalue
         rounding = ROUNDING * torch.finfo(data.dtype).eps * largest
         lifted = covariance + (eps + rounding)[..., None, None] * identity

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
+from eigengrad.conditioning import Conditioning, check_relative_eps, check_shrinkage, floored
 from eigengrad.eigh import eigh
 from eigengrad.gradients import GradientRule, Unrolled
 from eigengrad.matrix_functions.square_roots import root_of_bounded
@@ -23,15 +24,15 @@ from eigengrad.nn.functional.batch_statistics import (
     SHRINKAGE,
     AffineMap,
     RunningEstimates,
-    batch_moments,
+    batch_statistics,
     check_group_size,
     check_input,
     check_tensors,
     evaluate,
-    scaled,
+    learned,
+    or_identity,
 )
 from eigengrad.nn.functional.channel_groups import Layout, blocks, parts, together
-from eigengrad.nn.functional.conditioning import check_relative_eps, check_shrinkage, floored, shrunk
 from eigengrad.nn.functional.distributed import Processes
 from eigengrad.nn.functional.finite_check import unchecked
 from eigengrad.nn.functional.moments import affine, full_precision, working_dtype
@@ -91,7 +92,7 @@ def whiten(
             weights, in directions in which the data hardly varies. The paper has none. At 0, eps alone must exceed what
             rounding leaves of a covariance, some 1e-7 of its largest eigenvalue in float32: less is noise, amplified.
         shrinkage: how far to shrink C toward its diagonal before all else: a share, or ``"auto"`` for the one of least
-            expected error (:func:`eigengrad.nn.functional.conditioning.shrunk`). What enters the running estimate is
+            expected error (:func:`eigengrad.conditioning.shrunk`). What enters the running estimate is
             the shrunk covariance, as it was used.
         method: ``"zca"``, or ``"cholesky"`` for the inverse of the Cholesky factor of A in place of its root, which
             whitens one channel after the other; ``gradient`` and ``solver`` have no part in it.
@@ -148,22 +149,21 @@ def whiten(
         return evaluate(x, evaluation_maps(running_mean.to(W.dtype), W, weight, bias), d)
 
     outputs, estimates = [], RunningEstimates(momentum, num_batches_tracked, errors)
+    by = Conditioning.of(shrinkage, eps, relative_eps)
     with full_precision(x.device):
         for part, block, size in parts(x, d):
             layout = Layout.of(part, size)
             data = layout.arrange(part)
-            mean, covariance, observations, valid, route, check = batch_moments(data, block, process_group, errors)
-            covariance = shrunk(covariance, shrinkage, observations)
-            A = floored(covariance, eps, relative_eps)
+            found = batch_statistics(data, block, by, process_group, errors)
             if method == "cholesky":
-                W = check.finish(_inverse_factor(A))
+                W = _inverse_factor(found.A)
             else:
-                W = check.finish(inverse_root(A, eps, gradient, unchecked(solver, A)))
-            if errors == "skip" and valid is not None:
-                W = torch.where(valid, W, torch.eye(size, dtype=W.dtype, device=W.device))
-            estimates.record(valid, block, (running_mean, mean), (running_covariance, covariance))
-            T, offset = scaled(W, block, weight, bias)
-            outputs.append(affine(data, T, mean, offset, layout, route=route))
+                W = inverse_root(found.A, eps, gradient, unchecked(solver, found.A))
+            found.check.settle(len(W))
+            if errors == "skip":
+                W = or_identity(W, found.valid)
+            estimates.record(block, found, running_mean, running_covariance)
+            outputs.append(affine(data, W, found.mean, *learned(W, block, weight, bias), layout, route=found.route))
     estimates.commit()
     return together(outputs, x)
 
@@ -186,7 +186,7 @@ def evaluation_maps(
     """What evaluation by W ``(C, d)`` does to each block of channels, in the dtype of W and the mean."""
     for block, size in blocks(*whitening.shape):
         W = whitening[block, :size].reshape(-1, size, size)
-        yield AffineMap(block, running_mean[block].view(-1, size, 1), *scaled(W, block, weight, bias))
+        yield AffineMap(block, running_mean[block].view(-1, size, 1), W, *learned(W, block, weight, bias))
 
 
 def check_method(method: str) -> None:
