@@ -4,6 +4,7 @@ r"""Formulas as MathML, which browsers show by themselves: no script, no network
 a narrow screen may break the line.
 """
 
+import logging
 import re
 from importlib.metadata import distribution
 from pathlib import Path
@@ -46,6 +47,7 @@ def block(translator: HTML5Translator, node: nodes.math_block) -> None:
 def write_font(app: Sphinx, error: Exception | None) -> None:
     """The glyphs of formulas and their measures, a twentieth of the whole font, beside the style sheet."""
     if error is None and app.builder.format == "html":
+        logging.getLogger("fontTools").setLevel(logging.WARNING)  # an example of the gallery has told all to speak
         options = subset.Options(flavor="woff", layout_features=["ssty"], name_IDs=[0, 13, 14], hinting=False)
         font = subset.load_font(str(distribution(FONT[0]).locate_file(FONT[1])), options)
         glyphs = subset.Subsetter(options)
