@@ -59,6 +59,23 @@ def test_gradient_is_the_dense_exact_one_with_ties_in_the_block(which, k, dtype)
     assert relative(ours, exact) < 1e-10
 
 
+@pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 5e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("n", [40, 500])
+def test_the_null_space_of_a_laplacian_is_a_tie(n, dtype, accuracy):
+    """Its rounding errors are small beside the largest eigenvalue, not beside its own."""
+    parts, size = 4, n // 4
+    of_part = size * torch.eye(size) - torch.ones(size, size)
+    A = torch.block_diag(*[of_part] * parts).to(dtype).requires_grad_()
+    P = torch.block_diag(*[torch.full((size, size), 1 / size)] * parts).to(dtype)
+    R = torch.randn(n, n, dtype=dtype)
+    R = R + R.T
+    _, X = eg.eigsh(A, parts, which="smallest")
+    (gradient,) = torch.autograd.grad((X * (R @ X)).sum(), A)
+    rest = torch.eye(n, dtype=dtype) - P
+    exact = -(P @ R @ rest + rest @ R @ P) / size
+    assert (gradient - exact).abs().max() < accuracy * exact.abs().max()
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 @pytest.mark.parametrize("which", ["smallest", "largest"])
 def test_gradient_of_a_sparse_matrix_has_its_pattern(which, layout):

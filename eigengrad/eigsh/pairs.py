@@ -55,6 +55,11 @@ def _tensors(setting: Setting) -> tuple[Tensor, ...]:
     return setting.A.params + (() if setting.B is None else setting.B.params)
 
 
+def _kernel(setting: Setting, L: Tensor) -> Tensor:
+    """K between the pairs that were found. Rules measure gaps by the largest magnitude, which is that of all pairs."""
+    return setting.rule.kernel(torch.cat([L, L.new_full((1,), setting.scale)]))[:-1, :-1]
+
+
 def _by(B: Operator | None, X: Tensor, params: tuple[Tensor, ...]) -> Tensor:
     return X if B is None else B.product(X, *params)
 
@@ -139,7 +144,7 @@ class _Pairs(Function):
         if gX is not None:
             check_phase("eigsh", (X, gX))
             M = X.mH @ gX
-            V = X @ (setting.rule.kernel(L) * M) + _Solve.call(setting, L, X, gX, *tensors)
+            V = X @ (_kernel(setting, L) * M) + _Solve.call(setting, L, X, gX, *tensors)
             U, T = U + V, T - V * L - X * M.diagonal().real / 2
         return (None, None, None, *_cotangents(setting, tuple(tensors), ctx.needs_input_grad[3:], [(U, X)], [(T, X)]))
 
@@ -150,7 +155,7 @@ class _Pairs(Function):
         of_A, of_B = _changes(setting, X, tuple(tensors), tangents[3:])
         P = of_A - of_B * L
         M = X.mH @ P
-        V = X @ (setting.rule.kernel(L) * M) + _Solve.call(setting, L, X, P, *tensors)
+        V = X @ (_kernel(setting, L) * M) + _Solve.call(setting, L, X, P, *tensors)
         return M.diagonal().real.clone(), V - X * ((X.conj() * of_B).sum(0).real / 2)
 
 
