@@ -180,7 +180,8 @@ def soft_threshold(A: Tensor, t: float | Tensor, *, errors: Errors = "raise") ->
     except RuntimeError:
         raise ValueError(f"t must broadcast to the batch {tuple(A.shape[:-2])}, got {tuple(t.shape)}") from None
     unit = torch.where(t > 0, t, 1.0)  # f(x; t) = t f(x/t; 1)
-    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold(), errors), A)
+    beneath = torch.where(t.isnan(), A * t, A)  # of no t, nothing
+    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold(), errors), beneath)
 
 
 def _apply(
