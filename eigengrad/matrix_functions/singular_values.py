@@ -139,10 +139,9 @@ def pinv(A: Tensor, *, rtol: float | None = None, errors: Errors = "raise") -> T
                 [0.0000, 0.0000]])
     """
     check_matrices(A)
-    if rtol is None:
-        rtol = max(A.shape[-2:]) * torch.finfo(A.dtype).eps
+    share = max(A.shape[-2:]) * torch.finfo(A.dtype).eps if rtol is None else as_threshold(rtol, "rtol")
     unit = power_of_two(size_of(A, (-2, -1)))  # the derivative has the square of a reciprocal
-    return _apply(A / unit, Reciprocal(), errors, share=as_threshold(rtol, "rtol")).mH / unit
+    return _apply(A / unit, Reciprocal(), errors, share=share).mH / unit
 
 
 @public
