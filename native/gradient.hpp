@@ -74,7 +74,7 @@ EIGENGRAD_INLINE V lift(V x, V threshold) {
 }
 
 // What fill_weights makes of the eigenvalues: `at`, where the function has its values, and `factor`, what the weights of
-// one eigenvalue have in common; of a projector, whether it is kept.
+// one eigenvalue have in common; of a projector, whether it is kept; of an inverse root, x = at factor, a power of two.
 template <class Numbers>
 struct Images {
     Numbers at, factor;
@@ -88,8 +88,13 @@ void fill_weights(Real w, Numbers x, Images<Numbers> of, const PullBackArguments
     const bool lifted = arguments.is_lifted();
     if (lifted || arguments.kind == projector) factor.load(arguments.diagonal);
     const V threshold = lifted ? factor.row(0) : V(T(0));
-    at.each([&](int k) { at.set_column(k, lifted ? lift(x.column(k), threshold) : x.column(k)); });
-    if (arguments.kind != projector) factor.each([&](int k) { factor.set_column(k, common_factor(arguments, at.column(k))); });
+    at.each([&](int k) {
+        V down = V(T(1)), up;
+        if (arguments.kind == inverse_square_root) power_of_two(x.column(k), down, up), factor.set_column(k, up);
+        at.set_column(k, lifted ? lift(x.column(k), threshold) : x.column(k) * down);
+    });
+    if (arguments.kind != projector && arguments.kind != inverse_square_root)
+        factor.each([&](int k) { factor.set_column(k, common_factor(arguments, at.column(k))); });
     const Lorentzian<V> of_all = lorentzian_of(x, w.n, arguments), *lorentzian = arguments.is_lorentzian() ? &of_all : nullptr;
     if constexpr (Real::one_by_one) {
         w.each(true, [&](int i, int j) {
@@ -136,8 +141,10 @@ void pull_back(const PullBackArguments<T>& arguments, int count, int n, Workspac
     } else {
         const auto x = memory.numbers();
         x.load(arguments.weights);
-        const auto at = memory.numbers();
-        fill_weights(w, x, {at, memory.numbers()}, arguments);
+        const auto at = memory.numbers(), factor = memory.numbers();
+        fill_weights(w, x, {at, factor}, arguments);
+        if (arguments.kind == inverse_square_root)
+            p.each(true, [&](int i, int j) { p.set(i, j, factor.row(i) * (factor.column(j) * p.at(i, j))); });
     }
     p.weigh(w, hermitian, other);
     if (arguments.diagonal && !hermitian) p.add_to_diagonal(arguments.diagonal);

@@ -9,11 +9,15 @@
 
 namespace eigengrad::EIGENGRAD_ISA {
 
-// Of the derivative of a root: 1/(x + y), or -x^2 y^2/(x + y).
+// Of the derivative of a square root: 1/(x + y).
 template <class V>
-EIGENGRAD_INLINE V root_weight(Weights kind, V x, V y) {
-    V weight = V(typename V::scalar(1)) / (x + y);
-    return kind == square_root ? weight : -weight * (x * x) * (y * y);
+EIGENGRAD_INLINE V root_weight(V x, V y) { return V(typename V::scalar(1)) / (x + y); }
+
+// Of that of an inverse root, -X^2 Y^2/(X + Y) over of_x of_y, for X = of_x x, where of_x is a power of two: the share of a
+// product that leaves the range is left to the cotangent.
+template <class V>
+EIGENGRAD_INLINE V inverse_root_weight(V x, V y, V of_x, V of_y) {
+    return -(root_weight(x * of_x, y * of_y) * of_x * of_y) * (x * x) * (y * y);
 }
 
 // Of a pair of eigenvalues x and y the terms S of a geometric series in b/a, over a, a being y where `y_is_major` and
@@ -101,7 +105,8 @@ EIGENGRAD_INLINE void pair_weights(const PullBackArguments<T>& of, const Lorentz
     if (of.kind == by_rule && lorentzian) in_y = lorentzian->weight(x, y), in_x = -in_y;
     else if (of.kind == by_rule) series_weights(x, y, y_is_major, of.terms, in_y, in_x);
     else if (of.kind == projector) in_y = in_x = projector_weight(x, y, of_x, of_y, y_is_major, of.terms, lorentzian);
-    else if (of.kind < by_rule) in_y = in_x = root_weight(of.kind, x, y);
+    else if (of.kind == square_root) in_y = in_x = root_weight(x, y);
+    else if (of.kind == inverse_square_root) in_y = in_x = inverse_root_weight(x, y, of_x, of_y);
     else in_y = in_x = divided_difference(of.kind, T(of.parameter), x, y, of_x, of_y);
 }
 

@@ -159,3 +159,15 @@ def test_two_processes_are_one(tmp_path: object) -> None:
     """An empty batch on one of them."""
     x = mixed(16, 6, 3, 3, dtype=torch.float32)
     torch.multiprocessing.spawn(synchronised, args=(f"{tmp_path}/rendezvous", x, [16, 0]), nprocs=2)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15, 1e17])
+def test_gradients_at_scales_whose_powers_are_no_numbers(scale: float, generator: torch.Generator) -> None:
+    x, g = (torch.randn(40, 6, generator=generator) for _ in range(2))
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        leaf = (scale * x).to(dtype).requires_grad_()
+        return torch.autograd.grad(eg.denoise(leaf, rank=3), leaf, g.to(dtype))[0].double()
+
+    expected = gradient(torch.float64)
+    assert (gradient(torch.float32) - expected).norm() < 3e-6 * expected.norm()

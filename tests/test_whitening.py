@@ -264,3 +264,22 @@ def test_affine(generator: torch.Generator) -> None:
         weight, bias = torch.autograd.grad(y, [layer.weight, layer.bias], G)
         torch.testing.assert_close(weight, (G * plain).sum(dim=(0, 2, 3)))
         torch.testing.assert_close(bias, G.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-13, 1e14, 1e17])
+def test_gradients_at_scales_whose_fourth_powers_are_no_numbers(scale: float, generator: torch.Generator) -> None:
+    x, g = (torch.randn(64, 6, generator=generator) for _ in range(2))
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        leaf = (scale * x).to(dtype).requires_grad_()
+        return torch.autograd.grad(eg.whiten(leaf, eps=0.0), leaf, g.to(dtype))[0].double()
+
+    expected = gradient(torch.float64)
+    assert (gradient(torch.float32) - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_a_constant_group_without_a_floor_gets_no_gradient() -> None:
+    x = torch.ones(10, 3, requires_grad=True)
+    eg.whiten(x, eps=0.0).sum().backward()
+    assert x.grad is not None
+    assert not x.grad.any()

@@ -169,7 +169,8 @@ def check_rank(rank: int | None, energy: float | None, channels: int) -> None:
 def _reciprocal_deviations(covariance: Tensor, eps: float) -> Tensor:
     """``(diag(C) + eps)^(-1/2)``, ``(*, d, 1)``."""
     variances = covariance.diagonal(dim1=-2, dim2=-1) + eps
-    return variances.clamp_min(torch.finfo(variances.dtype).tiny).rsqrt().unsqueeze(-1)
+    # Not rsqrt(): its derivative takes the third power, which leaves the range of single precision.
+    return variances.clamp_min(torch.finfo(variances.dtype).tiny).sqrt().reciprocal().unsqueeze(-1)
 
 
 def _projection(
