@@ -421,10 +421,43 @@ def test_bad_input_is_named():
     for distance in (eg.spd.bures_distance, lambda A, B: eg.spd.frechet_distance(A[0, 0], A, A[0, 0], B)):
         indefinite = torch.stack([A, A - 9 * A.trace() / 4 * torch.eye(4)])
         for arguments in ((indefinite, A.expand(2, 4, 4)), (A.expand(2, 4, 4), indefinite)):
-            with pytest.raises(torch.linalg.LinAlgError, match="must be positive semidefinite, got one, 1 of the"):
+            with pytest.raises(torch.linalg.LinAlgError, match=r"[AB] must be positive semidefinite, got one, 1 of the"):
                 distance(*arguments)
+    with pytest.raises(torch.linalg.LinAlgError, match="B must be positive semidefinite, got one, 0 of the"):
+        eg.spd.parallel_transport(A, A, -A)
+    with pytest.raises(TypeError, match="t must be a real number or tensor, got 'a'"):
+        eg.spd.geometric_mean(A, A, "a")
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5, 0.9, 1.5, 2, 2.5])
+def test_geometric_means_with_singular_matrices(t):
+    """Whose zeros are rounding, of either sign, as in ``A = diag(a), B = a b b^T`` is ``A^-1/2 B A^-1/2``."""
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(40, 4, 1, dtype=torch.float64, generator=generator)
+    A = torch.linspace(1, 2, 4).double().diag() + 0.1
+    P = eg.inv_sqrtm(A) @ b
+    B = (b @ b.mT).requires_grad_()
+    length = (P.mT @ P) ** (t - 1)
+    root = eg.sqrtm(A)
+    M = eg.spd.geometric_mean(A, B, t)
+    assert relative(M.detach(), root @ (length * P @ P.mT) @ root) < 1e-4 ** (2 * min(t, 1))
+    if t >= 1:  # d tr(A^-1 M) = t tr(X^(t-1) A^-1/2 dB A^-1/2)
+        (g,) = torch.autograd.grad((torch.linalg.inv(A) * M).sum(), B)
+        direction = b @ b.mT
+        assert relative((g * direction).sum((-2, -1)), t * (P.mT @ P).squeeze() ** t) < 1e-7
+        assert g.isfinite().all()
+    indefinite = torch.diag(torch.tensor([4.0, -9.0, 1.0]))
+    for function in (eg.spd.geometric_mean, torch.vmap(lambda A, B, t: eg.spd.geometric_mean(A, B, t), (0, 0, None))):
+        at = (torch.eye(3).expand(2, 3, 3), torch.stack([torch.eye(3), indefinite]), t)
+        if t == 2:
+            assert torch.equal(function(*at)[1], indefinite @ indefinite)
+        elif function is eg.spd.geometric_mean:
+            with pytest.raises(torch.linalg.LinAlgError, match="B must be positive semidefinite, got one, 1 of the"):
+                function(*at)
+        else:
+            assert torch.equal(function(*at).isnan().flatten(1).any(1), torch.tensor([False, True]))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e30])

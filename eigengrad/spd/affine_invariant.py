@@ -8,13 +8,21 @@ Source: Bhatia, *Positive Definite Matrices*, 2007, chapters 4 and 6; Pennec, Fi
 et al., SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 2019 (parallel transport).
 """
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from eigengrad.autograd import hermitian_part, public
+from eigengrad import solvers
+from eigengrad.autograd import has_values, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm, powm, sqrtm
-from eigengrad.spd.arguments import broadcast, check_pair, differ
+from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
+from eigengrad.matrix_functions.divided_differences import Power
+from eigengrad.matrix_functions.rank import Lifted
+from eigengrad.spd.arguments import broadcast, check_pair, differ, semidefinite
 
 __all__ = [
     "affine_invariant_distance",
@@ -33,7 +41,8 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
     Args:
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
-        B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``.
+        B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``. Negative
+            eigenvalues within rounding of zero are zero.
         t: 0 for A, 1 for B, a number; or a tensor ``(*)``, differentiated, for definite B.
 
     Returns:
@@ -45,7 +54,8 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
 
     Raises:
         TypeError, ValueError: for arguments that are no such matrices, or a t that is not finite.
-        torch.linalg.LinAlgError: if a matrix of A is not positive definite.
+        torch.linalg.LinAlgError: if a matrix of A is not positive definite, or, unless t is an integer or a tensor, one
+            of B not semidefinite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -56,7 +66,7 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
     check_pair(A, B)
     G = torch.linalg.cholesky(mirrored(A, "L"))
     X = _congruence(G, mirrored(B, "L"))
-    power = expm(t.to(X.real.dtype)[..., None, None] * logm(X)) if isinstance(t, Tensor) else powm(X, t)
+    power = _power(X, _number(t)) if not isinstance(t, Tensor) else expm(t.to(X.real.dtype)[..., None, None] * logm(X))
     return hermitian_part(G @ power @ G.mH)
 
 
@@ -174,7 +184,8 @@ def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
         B: the same.
 
     Returns, Shape, Raises:
-        As for :func:`log_map`; inner products of two vectors, in the metrics at A and at B, are the same.
+        As for :func:`log_map`; inner products of two vectors, in the metrics at A and at B, are the same. An indefinite
+        B is a ``LinAlgError``, too.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -185,7 +196,7 @@ def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     check_pair(A, B)
     check_pair(S, A, "S", "A")
     G = torch.linalg.cholesky(mirrored(A, "L"))
-    root = sqrtm(_congruence(G, mirrored(B, "L")))
+    root = _power(_congruence(G, mirrored(B, "L")), 0.5)
     E = torch.linalg.solve_triangular(G.mH, root @ G.mH, upper=True).mH  # G root G^-1
     return hermitian_part(E @ mirrored(S, "L") @ E.mH)
 
@@ -194,6 +205,41 @@ def _congruence(G: Tensor, B: Tensor) -> Tensor:
     """``G^-1 B G^-H`` for a lower triangular G."""
     half = torch.linalg.solve_triangular(G, B, upper=False)
     return hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
+
+
+def _power(X: Tensor, t: float) -> Tensor:
+    """``X^t`` of B as seen from A: unless t is an integer, of a semidefinite one, whose negative eigenvalues are 0."""
+    if t == 0.5:
+        return _root(X)
+    if t.is_integer():
+        return powm(X, t)
+    basis = spectrum_of(X, solvers.resolve("auto"))
+    L = semidefinite(basis.L, "B")
+    power = apply_in_basis(X, Lifted(Power(t)), Eigenbasis(L, basis.V), L.new_zeros(L.shape[:-1]))
+    return torch.where(L.isnan().any(-1)[..., None, None], torch.nan, power)  # which are lifted, too
+
+
+def _root(X: Tensor) -> Tensor:
+    root = sqrtm(X)
+    if X.numel() == 0:
+        return root
+    at, S, eps = X.detach(), root.detach(), torch.finfo(X.dtype).eps
+    size, missing = (Y.abs().amax((-2, -1), keepdim=True) for Y in (at, S @ S - at))
+    indefinite = missing > max(eps**0.5, X.shape[-1] * eps) * size
+    if not has_values(X):
+        return torch.where(indefinite, torch.nan, root)
+    if bool(indefinite.any()):
+        semidefinite(torch.linalg.eigvalsh(at), "B")
+    return root
+
+
+def _number(t: float) -> float:
+    if isinstance(t, bool) or not isinstance(t, Real):
+        raise TypeError(f"t must be a real number or tensor, got {t!r} of type {type(t).__name__}")
+    number = float(t)
+    if not math.isfinite(number):
+        raise ValueError(f"t must be finite, got {t}")
+    return number
 
 
 def _norm(X: Tensor, squared: bool, differ: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
-"""Two batches of matrices: what is asked of them, brought to one shape, and whether they are equal."""
+"""Two batches of matrices: what is asked of them and of their eigenvalues, one shape for both, whether they are equal."""
 
 import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_square
+from eigengrad.autograd import has_values
 from eigengrad.eigh import mirrored
 
-__all__ = ["broadcast", "check_pair", "differ"]
+__all__ = ["broadcast", "check_pair", "differ", "positive", "semidefinite"]
 
 
 def check_pair(A: Tensor, B: Tensor, first: str = "A", second: str = "B") -> None:
@@ -37,3 +38,37 @@ def broadcast(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 def differ(A: Tensor, B: Tensor) -> Tensor:
     """Whether Hermitian matrices are other numbers: only then has their distance a gradient that is not 0."""
     return (A != B).flatten(-2).any(-1)
+
+
+def semidefinite(l: Tensor, name: str) -> Tensor:  # noqa: E741
+    """Ascending eigenvalues of a matrix called ``name``, which is to have none that are negative beyond rounding.
+
+    Raises:
+        torch.linalg.LinAlgError: if it has some; NaN for these, where values cannot be looked at.
+    """
+    if l.numel() == 0:
+        return l
+    least, largest = l[..., :1], l[..., -1:]
+    negative = least < -max(torch.finfo(l.dtype).eps ** 0.5, _rounding(l)) * largest.abs()
+    if not has_values(l):
+        return torch.where(negative, torch.nan, l)
+    if bool(negative.any()):
+        bad = int(negative.flatten().nonzero()[0])
+        raise torch.linalg.LinAlgError(
+            f"{name} must be positive semidefinite, got one, {bad} of the batch, with eigenvalues from "
+            f"{float(least.flatten()[bad]):.3g} to {float(largest.flatten()[bad]):.3g}; if it is so by the rounding of "
+            "a lower precision, add a share of the identity to it"
+        )
+    return l
+
+
+def positive(l: Tensor, name: str) -> Tensor:  # noqa: E741
+    """:func:`semidefinite` ones: those within rounding of zero are zero."""
+    if l.numel() == 0:
+        return l
+    l = semidefinite(l, name)  # noqa: E741
+    return torch.where(l > _rounding(l) * l[..., -1:], l, torch.where(l.isnan(), l, 0.0))
+
+
+def _rounding(l: Tensor) -> float:  # noqa: E741
+    return l.shape[-1] * torch.finfo(l.dtype).eps

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import has_values, public
+from eigengrad.autograd import public
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.spd.arguments import broadcast, check_pair, differ
+from eigengrad.spd.arguments import broadcast, check_pair, differ, positive
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport
 
-__all__ = ["bures_distance", "factor", "optimal_transport_map", "positive", "transport_map"]
+__all__ = ["bures_distance", "factor", "optimal_transport_map", "transport_map"]
 
 
 @public
@@ -98,36 +98,14 @@ def transport_map(A: Tensor, B: Tensor) -> Tensor:
 
 def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Pairs]:
     """The squared distance without a difference of traces, and the pairs, all to full accuracy."""
-    G, H = factor(A), factor(B)
+    G, H = factor(A, "A"), factor(B, "B")
     P, c, Wh = torch.linalg.svd(H.mH @ G)
     value = torch.linalg.vector_norm(G - H @ (P @ Wh), dim=(-2, -1)) ** 2
     c = torch.where(c > c.shape[-1] * torch.finfo(c.dtype).eps * c[..., :1], c, 0.0)
     return value, Pairs(G @ Wh.mH, H @ P, c)
 
 
-def factor(A: Tensor) -> Tensor:
-    """G with ``A = G G^H``, orthogonal columns in descending order."""
+def factor(A: Tensor, name: str) -> Tensor:
+    """G of A, called ``name``, with ``A = G G^H``, orthogonal columns in descending order."""
     l, V = Eigenbasis.for_function(A, solvers.resolve("auto"))  # noqa: E741
-    return (V * positive(l).sqrt().unsqueeze(-2)).flip(-1)
-
-
-def positive(l: Tensor) -> Tensor:  # noqa: E741
-    """Ascending eigenvalues of a semidefinite matrix: those within rounding of zero are zero.
-
-    Raises:
-        torch.linalg.LinAlgError: if some are negative beyond doubt; NaN for these, where values cannot be looked at.
-    """
-    if l.numel() == 0:
-        return l
-    eps, n = torch.finfo(l.dtype).eps, l.shape[-1]
-    least, largest = l[..., :1], l[..., -1:]
-    negative = least < -max(eps**0.5, n * eps) * largest.abs()
-    if not has_values(l):
-        l = torch.where(negative, torch.nan, l)  # noqa: E741
-    elif bool(negative.any()):
-        bad = int(negative.flatten().nonzero()[0])
-        raise torch.linalg.LinAlgError(
-            f"matrices must be positive semidefinite, got one, {bad} of the batch, with eigenvalues from "
-            f"{float(least.flatten()[bad]):.3g} to {float(largest.flatten()[bad]):.3g}"
-        )
-    return torch.where(l > n * eps * largest, l, torch.where(l.isnan(), l, 0.0))
+    return (V * positive(l, name).sqrt().unsqueeze(-2)).flip(-1)

@@ -16,8 +16,8 @@ from torch.autograd import forward_ad
 from eigengrad import solvers
 from eigengrad.autograd import Function, hermitian_part, is_traced, public, save
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.spd.arguments import broadcast, check_pair
-from eigengrad.spd.bures import factor, positive
+from eigengrad.spd.arguments import broadcast, check_pair, positive
+from eigengrad.spd.bures import factor
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport, reciprocal
 
 __all__ = ["frechet_distance"]
@@ -77,11 +77,11 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
 
 def _pairs(A: Tensor, B: Tensor, *, of_range: bool) -> Pairs:
     """Those of A's range alone where its rank may be looked at: few samples make a small second problem."""
-    G = factor(A)
+    G = factor(A, "A")
     if of_range:
         G = G[:, : int((G != 0).any(0).sum()) + 1]  # one null vector tells that there are some
     c, W = Eigenbasis.for_function(hermitian_part(G.mH @ B @ G), solvers.resolve("auto"))
-    c = positive(c).sqrt()
+    c = positive(c, "B").sqrt()
     X = G @ W
     return Pairs(X, B @ X * reciprocal(c).unsqueeze(-2), c)
 
@@ -105,9 +105,9 @@ def _of_large(A: Tensor, B: Tensor, traces: Tensor) -> Tensor | None:
         return None
     product = _lower_congruence(G, B.detach())
     if not gradient:
-        return traces - 2 * positive(torch.linalg.eigvalsh(product)).sqrt().sum()
+        return traces - 2 * positive(torch.linalg.eigvalsh(product), "B").sqrt().sum()
     c, W = torch.linalg.eigh(product)
-    c = positive(c).sqrt()
+    c = positive(c, "B").sqrt()
     return _LargeDistance.call(A, B, traces - 2 * c.sum(), G, c, W)
 
 
