@@ -10,6 +10,7 @@ et al., SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 201
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -233,7 +234,7 @@ def _root(X: Tensor) -> Tensor:
     return root
 
 
-def _number(t: float) -> float:
+def _number(t: Any) -> float:
     if isinstance(t, bool) or not isinstance(t, Real):
         raise TypeError(f"t must be a real number or tensor, got {t!r} of type {type(t).__name__}")
     number = float(t)
@@ -246,4 +247,6 @@ def _norm(X: Tensor, squared: bool, differ: Tensor) -> Tensor:
     """Of Hermitian matrices, or its square; 0, with its gradient, where their arguments do not differ."""
     if squared:
         return (X.conj() * X).real.sum((-2, -1))
-    return torch.where(differ, torch.linalg.vector_norm(X, dim=(-2, -1)), 0.0)
+    apart = differ & (X.detach() != 0).flatten(-2).any(-1)
+    safe = torch.where(apart[..., None, None], X, 1.0)
+    return torch.where(apart, torch.linalg.vector_norm(safe, dim=(-2, -1)), 0.0)

@@ -1,4 +1,4 @@
-"""Two batches of matrices: what is asked of them and of their eigenvalues, one shape for both, whether they are equal."""
+"""Two batches of matrices: what is asked of them and their eigenvalues, brought to one shape, whether they differ."""
 
 import torch
 from torch import Tensor
