@@ -89,6 +89,19 @@ def test_gradient_of_a_sparse_matrix_has_its_pattern(which, layout):
     assert relative(S.grad.to_dense(), dense.grad * (D != 0)) < 1e-10
 
 
+@pytest.mark.parametrize("n", [6, 100])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_second_derivatives_of_a_sparse_matrix(layout, n):
+    D = torch.diag(torch.arange(1.0, n + 1).double()) + torch.diag(torch.ones(n - 1).double(), 1)
+    D = torch.triu(D) + torch.triu(D, 1).mT
+    found = []
+    for A in (D.to_sparse(layout=layout).requires_grad_(), D.clone().requires_grad_()):
+        (g,) = torch.autograd.grad((eg.eigsh(A, 2).eigenvalues ** 2).sum(), A, create_graph=True)
+        penalty = g.values() if g.layout == torch.sparse_csr else g.to_dense() * (D != 0)
+        found.append(torch.autograd.grad(penalty.square().sum(), A)[0].to_dense() * (D != 0))
+    assert relative(*found) < 1e-10
+
+
 def test_an_implicit_covariance_gets_the_gradient_in_its_data():
     data = torch.randn(2000, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     L, V = eg.eigsh(lambda X, data: data.mT @ (data @ X) / 2000, 4, n=300, params=[data])
@@ -263,6 +276,19 @@ def test_jacobians_and_compilers():
     assert torch.allclose(pushed.sum(), (g * data**2).sum())
     compiled = torch.compile(lambda A: 2 * squares(2 * A), backend="eager")
     assert torch.allclose(compiled(A), 2 * squares(A))
+
+
+def test_an_operator_within_autocast():
+    """The caller's products, and the search's, are of single precision, as without it."""
+    D = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    D = D + D.mT
+    found = []
+    for within in (False, True):
+        A = D.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=within):
+            L, _ = eg.eigsh(lambda X, A: A @ X, 3, n=300, params=[A])
+            found.append((L.detach(), *torch.autograd.grad(L.sum(), A)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_bad_input_is_named():

@@ -214,7 +214,7 @@ def search(
 
     tol = UNITS * torch.finfo(of_A.dtype).eps if tol is None else tol
     tie = max(TIES * torch.finfo(of_A.dtype).eps, tol**2)
-    with torch.no_grad():
+    with torch.no_grad(), torch._C._DisableAutocast():  # of products with a caller's function, too
         beginning = random(min(max(4, k // 2), 16))
         (a, product_of_A), (b, product_of_B) = scaled(of_A.constant(), beginning), (1.0, None)
         if of_B is not None:
