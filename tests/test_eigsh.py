@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import eigengrad as eg
 from eigengrad.eigsh import MultipletWarning
@@ -329,6 +330,28 @@ def test_bad_input_is_named():
         eg.eigsh(A, 3, start=3)
     with pytest.raises(TypeError, match=r"k must be an int, got 2.0 of type float"):
         eg.eigsh(A, 2.0)
+    with pytest.raises(ValueError, match="start must be finite"):
+        eg.eigsh(A, 3, start=torch.full((300, 2), torch.nan))
+    with pytest.raises(TypeError, match="tol must be a number, got 'a'"):
+        eg.eigsh(A, 3, tol="a")
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got int"):
+        eg.eigsh(A, 3, generator=0)
+    with pytest.raises(TypeError, match=r"max_iterations must be an int, got 2\.5"):
+        eg.eigsh(A, 3, max_iterations=2.5)
+    with pytest.raises(ValueError, match="n must be A's size, 300, or be left out, got 50"):
+        eg.eigsh(A, 3, n=50)
+    with pytest.raises(TypeError, match="params must be a list of tensors, got a tensor"):
+        eg.eigsh(lambda X, A: A @ X, 3, n=300, params=A)
+    with pytest.raises(ValueError, match="B must be Hermitian"):
+        eg.eigsh(A[:10, :10] + A[:10, :10].mT, 3, B=(torch.ones(10, 10) + torch.eye(10)).triu().double())
+    with pytest.raises(torch.linalg.LinAlgError, match="B must be positive definite"):
+        eg.eigsh(A[:10, :10] + A[:10, :10].mT, 3, B=-torch.eye(10).double())
+    with pytest.raises(ValueError, match="which make_fx and export hide"):
+        make_fx(lambda A: eg.eigsh(A, 3).eigenvalues, tracing_mode="fake")(A)
+    leaf = A[:60, :60].clone().requires_grad_()
+    V = eg.eigsh((leaf + leaf.mT) / 2, 3).eigenvectors
+    with pytest.raises(ValueError, match=r"vectorize=True hide: use torch\.func\.jacrev"):
+        torch.autograd.grad(V, leaf, torch.ones(2, *V.shape).double(), is_grads_batched=True)
     with pytest.raises(ValueError, match="vmap hides: loop over the operators"):
         torch.vmap(lambda A: eg.eigsh(A, 3).eigenvalues)(A[None])
     with pytest.raises(TypeError, match="float32, float64"):

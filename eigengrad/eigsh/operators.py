@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from eigengrad.arguments import as_integer
 from eigengrad.autograd import Function, save
 
 __all__ = ["Operator", "as_operator", "scaled"]
@@ -68,9 +69,10 @@ def as_operator(
     if not callable(A):
         raise TypeError(f"{name} must be a tensor or a function of blocks of vectors, got {type(A).__name__}")
     if n is None:
-        raise ValueError(f"a callable {name} needs n, its size, and dtype (float32 by default) and device")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"n must be an integer of at least 0, got {n!r}")
+        raise ValueError(f"a callable {name} needs n, its size, and dtype (torch's default, else) and device")
+    n = as_integer(n, "n")
+    if n < 0:
+        raise ValueError(f"n must be an integer of at least 0, got {n}")
     if not all(isinstance(param, Tensor) for param in params):
         raise TypeError(f"params must be tensors, got {[type(param).__name__ for param in params]}")
     like = params[0] if params else torch.empty(0)
