@@ -434,6 +434,21 @@ def test_bad_input_is_named():
             mean(definite(2, 4), max_iterations=0)
         with pytest.raises(TypeError, match=r"max_iterations must be an int, got 2\.5"):
             mean(definite(2, 4), max_iterations=2.5)
+    for function in (eg.spd.affine_invariant_distance, eg.spd.geometric_mean, eg.spd.log_map):
+        with pytest.raises(torch.linalg.LinAlgError, match=r"(A|base) must be positive definite, and finite"):
+            function(A * torch.nan, A)
+    with pytest.raises(ValueError, match=r"batches of A and C must broadcast, got \(2, 4, 4\) and \(3, 4, 4\)"):
+        eg.spd.lyapunov(definite(2, 4), definite(3, 4))
+    with pytest.raises(torch.linalg.LinAlgError, match="A must be finite"):
+        eg.spd.lyapunov(A * torch.nan, A)
+    with pytest.raises(ValueError, match="batches of mean1, A, mean2 and B must broadcast"):
+        eg.spd.frechet_distance(torch.zeros(5, 4).double(), definite(3, 4), A[0], A)
+    with pytest.raises(ValueError, match="batches of t and A # B must broadcast"):
+        eg.spd.geometric_mean(definite(2, 4), A, torch.ones(3))
+    with pytest.raises(ValueError, match="t must be finite"):
+        eg.spd.geometric_mean(A, A, torch.tensor(torch.nan))
+    with pytest.raises(TypeError, match="A must be dense, got torch"):
+        eg.spd.bures_distance(A.to_sparse(), A)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
 

@@ -23,7 +23,7 @@ from eigengrad.matrix_functions import expm, logm, powm, sqrtm
 from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
 from eigengrad.matrix_functions.divided_differences import Power
 from eigengrad.matrix_functions.rank import Lifted
-from eigengrad.spd.arguments import broadcast, check_pair, differ, semidefinite
+from eigengrad.spd.arguments import broadcast, check_batches, check_pair, cholesky, differ, semidefinite
 
 __all__ = [
     "affine_invariant_distance",
@@ -65,9 +65,9 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
                 [0., 2.]])
     """
     check_pair(A, B)
-    G = torch.linalg.cholesky(mirrored(A, "L"))
+    G = cholesky(mirrored(A, "L"), "A")
     X = _congruence(G, mirrored(B, "L"))
-    power = _power(X, _number(t)) if not isinstance(t, Tensor) else expm(t.to(X.real.dtype)[..., None, None] * logm(X))
+    power = _power_by_tensor(X, t) if isinstance(t, Tensor) else _power(X, _number(t))
     return hermitian_part(G @ power @ G.mH)
 
 
@@ -100,7 +100,7 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
     """
     check_pair(A, B)
     A, B = broadcast(A, B)
-    return _norm(logm(_congruence(torch.linalg.cholesky(A), B)), squared, differ(A, B))
+    return _norm(logm(_congruence(cholesky(A, "A"), B)), squared, differ(A, B))
 
 
 @public
@@ -149,7 +149,7 @@ def log_map(base: Tensor, A: Tensor) -> Tensor:
         True
     """
     check_pair(base, A, "base", "A")
-    G = torch.linalg.cholesky(mirrored(base, "L"))
+    G = cholesky(mirrored(base, "L"), "base")
     return hermitian_part(G @ logm(_congruence(G, mirrored(A, "L"))) @ G.mH)
 
 
@@ -171,7 +171,7 @@ def exp_map(base: Tensor, S: Tensor) -> Tensor:
                 [0., 1.]])
     """
     check_pair(base, S, "base", "S")
-    G = torch.linalg.cholesky(mirrored(base, "L"))
+    G = cholesky(mirrored(base, "L"), "base")
     return hermitian_part(G @ expm(_congruence(G, mirrored(S, "L"))) @ G.mH)
 
 
@@ -196,7 +196,7 @@ def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """
     check_pair(A, B)
     check_pair(S, A, "S", "A")
-    G = torch.linalg.cholesky(mirrored(A, "L"))
+    G = cholesky(mirrored(A, "L"), "A")
     root = _power(_congruence(G, mirrored(B, "L")), 0.5)
     E = torch.linalg.solve_triangular(G.mH, root @ G.mH, upper=True).mH  # G root G^-1
     return hermitian_part(E @ mirrored(S, "L") @ E.mH)
@@ -220,6 +220,15 @@ def _power(X: Tensor, t: float) -> Tensor:
     return torch.where(L.isnan().any(-1)[..., None, None], torch.nan, power)  # which are lifted, too
 
 
+def _power_by_tensor(X: Tensor, t: Tensor) -> Tensor:
+    if t.is_complex():
+        raise TypeError(f"t must be a real number or tensor, got {t.dtype}")
+    if has_values(t) and not bool(t.isfinite().all()):
+        raise ValueError("t must be finite, got NaN or infinity in it")
+    check_batches({"t": (t, 0), "A # B": (X, 2)})
+    return expm(t.to(X.real.dtype)[..., None, None] * logm(X))
+
+
 def _root(X: Tensor) -> Tensor:
     root = sqrtm(X)
     if X.numel() == 0:
@@ -238,7 +247,7 @@ def _number(t: Any) -> float:
     if isinstance(t, bool) or not isinstance(t, Real):
         raise TypeError(f"t must be a real number or tensor, got {t!r} of type {type(t).__name__}")
     number = float(t)
-    if not math.isfinite(number):
+    if not -math.inf < number < math.inf:
         raise ValueError(f"t must be finite, got {t}")
     return number
 

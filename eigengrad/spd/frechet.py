@@ -17,7 +17,7 @@ from eigengrad import solvers
 from eigengrad.autograd import Function, hermitian_part, is_traced, public, save
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.matrix_functions.scales import power_of_two, size_of
-from eigengrad.spd.arguments import broadcast, check_pair, differ, positive
+from eigengrad.spd.arguments import broadcast, check_batches, check_pair, differ, positive
 from eigengrad.spd.bures import factor
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport, reciprocal
 
@@ -66,6 +66,7 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
                 f"{name} must be vectors (*, {A.shape[-1]}) of {A.dtype} on {A.device}, as the covariances, got "
                 f"{tuple(mean.shape)} of {mean.dtype} on {mean.device}"
             )
+    check_batches({"mean1": (mean1, 1), "A": (A, 2), "mean2": (mean2, 1), "B": (B, 2)})
     apart = mean1 - mean2
     of_means = (apart.conj() * apart).real.sum(-1)
     A, B = broadcast(A, B)
