@@ -86,6 +86,10 @@ def eigsh(
 
     Returns:
         A named tuple ``(eigenvalues, eigenvectors)``, ascending. The gradient of a sparse A has its pattern and layout.
+        Its first derivatives are right at multiplets that were found whole, of losses that do not depend on the basis
+        there. The second ones of eigenvectors are not: rounding splits the found eigenvalues, and divides by that.
+        For these :func:`eigengrad.projector` is right, of a dense A. At scales whose squares leave the range (1e-20,
+        1e20 in float32), second derivatives of eigenvectors want a scaled A; vectors are those of ``A / scale``.
 
     Shape:
         ``A (n, n)``, eigenvalues ``(k,)``, real, eigenvectors ``(n, k)``.

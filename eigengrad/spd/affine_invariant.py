@@ -107,6 +107,9 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
 def log_euclidean_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
     r"""The distance :math:`\| \log A - \log B \|_F`.
 
+    Second derivatives are of size ``1 / A^2``, and want matrices whose squares are within the range: at scales of 1e-20
+    or 1e25 in float32 divide A and B by one number, on which the distance does not depend.
+
     Args, Returns, Shape:
         As for :func:`affine_invariant_distance`.
 

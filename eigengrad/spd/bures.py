@@ -36,7 +36,9 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
         Real distances. Their derivatives, of every order, are right for all moves of A and B that do not raise the rank
         of ``A B``: all moves of both where both are definite; all moves of A, and those of a factor of B (of data,
         whose covariance it is), where A alone is definite, or of larger rank than B; and the other way round. Along
-        others the square falls like a root, without a derivative; what is returned leaves that root out.
+        others the square falls like a root, without a derivative; what is returned leaves that root out. First ones are
+        right at any scale; second ones where the squares of A and B are within the range (at 1e-25 or 1e20 in float32,
+        divide both by one number, and multiply the square by it).
 
     Shape:
         ``(*, n, n)`` each, to ``(*)``; batches broadcast.
@@ -72,7 +74,8 @@ def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
 
     Returns:
         T, Hermitian positive semidefinite, with the derivatives that :func:`bures_distance` has, of which it is a part.
-        Where A's range does not reach that of B, :math:`T A T` is the part of B that it does reach.
+        Where A's range does not reach that of B, :math:`T A T` is the part of B that it does reach. It does not
+        depend on the scale of A and B together: for second derivatives keep the squares of both within the range.
 
     Shape:
         ``(*, n, n)`` each; batches broadcast.
