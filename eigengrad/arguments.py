@@ -95,7 +95,13 @@ def as_threshold(value: Any, name: str, kind: str = "a number") -> float:
 
 
 def check_not_negative(value: Tensor, name: str) -> None:
-    """Raise ``ValueError`` for a tensor with a negative number in it; on a CPU only, where looking is no waiting."""
+    """Raise for a tensor that is not real, and on a CPU, where looking is no waiting, for a negative number in it.
+
+    Raises:
+        TypeError, ValueError: accordingly.
+    """
+    if value.is_complex():
+        raise TypeError(f"{name} must be real, got a tensor of {value.dtype}")
     if has_values(value) and bool((value.detach() < 0).any()):
         raise ValueError(f"{name} must not be negative, got {float(value.detach().amin()):.6g}")
 

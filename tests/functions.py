@@ -39,6 +39,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Results]] = {
     "logm": lambda A: (eg.logm(A),),
     "expm": lambda A: (eg.expm(-A),),
     "powm": lambda A: (eg.powm(A, 0.3),),
+    "sqrtm_lifted": lambda A: (eg.sqrtm(A, rtol=0.4),),
+    "pinv": lambda A: (eg.pinv(shifted(A)),),
     "matrix_function": lambda A: (eg.matrix_function(A, lambda x: x**3, lambda x, y: x * x + x * y + y * y),),
 }
 """Real or complex."""

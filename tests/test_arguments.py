@@ -157,6 +157,12 @@ def test_more_functions_of_a_caller() -> None:
     assert torch.equal(counts, A)
     with pytest.raises(TypeError, match=r"f must have real values, got torch\.complex64"):
         eg.singular_value_function(A, lambda x: 1j * x, torch.add)
+    for function in (eg.matrix_function, eg.singular_value_function):
+        value = function(A.clone().requires_grad_(), torch.sin, lambda x, y: 1j * (x + y))
+        with pytest.raises(TypeError, match="divided_difference must be real where f is, got values of"):
+            value.sum().backward()
+    with pytest.raises(TypeError, match=r"weights must be real, got a tensor of torch\.complex64"):
+        eg.procrustes(A, A, weights=1j * torch.ones(3))
     with pytest.raises(TypeError, match="k must return a tensor of booleans, got bool"):
         eg.projector(A, lambda L: True)  # type: ignore[arg-type, return-value]
     with pytest.raises(ValueError, match=r"k must return a boolean for each eigenvalue, \(3,\), got shape \(2,\)"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import eigengrad as eg
+from eigengrad.matrix_functions.rank import Below
 from eigengrad.native import operators, reference
 from eigengrad.testing import hermitian, relative_error
 
@@ -103,7 +104,7 @@ def test_against_many_digits(
     L = torch.cat([torch.zeros(n - rank), positive[n - rank :]]).double() * scale
     A = hermitian(L, dtype=dtype, generator=generator)
     G = torch.randn(n, n, dtype=dtype, generator=generator)
-    for below in ("lift", "drop"):
+    for below in BELOW:
         for how in ({"floor": 1e-3 * scale}, {"rtol": 1e-3}, {"floor": torch.tensor(0.7 * scale), "rtol": 1e-3}):
             if rank == 0 and "floor" not in how and below == "lift":
                 continue  # a zero matrix has no scale
@@ -173,6 +174,9 @@ def test_the_threshold_is_the_largest_eigenvalue(
         assert torch.autograd.gradgradcheck(function, A)
 
 
+BELOW: tuple[Below, ...] = ("lift", "drop")
+
+
 def test_batches_and_transforms(generator: torch.Generator) -> None:
     A = torch.stack([hermitian(torch.tensor([0.0, 1.0, 2.0 + i]).double(), generator=generator) for i in range(4)])
     floor = torch.tensor([0.1, 0.5, 1.5, 0.2], dtype=torch.float64)
@@ -182,6 +186,14 @@ def test_batches_and_transforms(generator: torch.Generator) -> None:
     torch.testing.assert_close(mapped, one_by_one)
     hessian = torch.func.vmap(torch.func.hessian(lambda a: eg.powm(a, 0.3, rtol=0.1).sum()))(A)
     assert hessian.shape == (4, 3, 3, 3, 3) and hessian.isfinite().all()
+    for below in BELOW:
+
+        def root(a: Tensor, below: Below = below) -> Tensor:
+            return eg.sqrtm(a, rtol=0.4, below=below)
+
+        jacobian = torch.autograd.functional.jacobian(root, A[0], vectorize=True)
+        torch.testing.assert_close(jacobian, torch.func.jacrev(root)(A[0]))
+        assert torch.func.vmap(root)(A[:0]).shape == (0, 3, 3)
     assert eg.logm(A[:0], rtol=0.1).shape == (0, 3, 3)
     assert eg.sqrtm(torch.zeros(2, 0, 0), rtol=0.1).shape == (2, 0, 0)
     assert not eg.logm(torch.zeros(3, 3), rtol=0.1, below="drop").any()
@@ -212,7 +224,7 @@ def test_errors() -> None:
 def test_one_matrix_in_forward_mode(dtype: torch.dtype) -> None:
     A = torch.eye(3, dtype=dtype) + 0.1
     for function in (eg.sqrtm, eg.inv_sqrtm, eg.logm):
-        for below in ("lift", "drop"):
+        for below in BELOW:
             of = functools.partial(function, rtol=1e-3, below=below)
             value, tangent = torch.func.jvp(of, (A,), (A,))
             assert value.dtype == tangent.dtype == dtype and tangent.isfinite().all()

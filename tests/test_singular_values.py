@@ -172,6 +172,9 @@ def test_learned_threshold(dtype: torch.dtype, generator: torch.Generator) -> No
     one_by_one = torch.stack([eg.soft_threshold(a, s) for a, s in zip(A, t, strict=True)])
     torch.testing.assert_close(eg.soft_threshold(A, t), one_by_one)
     torch.testing.assert_close(torch.func.vmap(eg.soft_threshold)(A.detach(), t.detach()), one_by_one.detach())
+    lost, kept = eg.soft_threshold(A, torch.tensor([torch.nan, 1.0], dtype=torch.float64))
+    assert lost.isnan().all()
+    torch.testing.assert_close(kept, eg.soft_threshold(A[1], 1.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])

@@ -196,6 +196,16 @@ def test_same_bits_compiled_for_every_batch(name: str) -> None:
             assert_same(name, torch.autograd.grad(weigh(results), A), gradient(FUNCTIONS[name], A))
 
 
+def test_a_function_with_complex_values_is_compiled() -> None:
+    def resolvent(A: Tensor) -> Tensor:
+        return eg.matrix_function(A, lambda x: 1 / (x + 1j), lambda x, y: -1 / ((x + 1j) * (y + 1j))).abs()
+
+    A = positive_definite(4, 4).requires_grad_()
+    compiled = torch.compile(resolvent, fullgraph=True, backend="aot_eager")
+    assert_same_bits(compiled(A), resolvent(A))
+    assert_same_bits(gradient(compiled, A), gradient(resolvent, A))
+
+
 @pytest.mark.parametrize("name", ["eigh", "logm"])
 def test_inductor_agrees_to_rounding(name: str) -> None:
     torch._dynamo.reset()

@@ -51,8 +51,9 @@ def checks() -> Iterator[None]:
 
     What is found is an error that names the function, the matrix and the line of your code that called it. To look at
     values makes a device wait, so this is for tests and for the first steps of a training, not for all of it. Off, it
-    costs nothing. Compiled and traced functions, fakes, sparse tensors (at which ``eigsh`` looks itself), and tensors
-    under ``torch.func`` are not looked at.
+    costs nothing. Compiled and traced functions, fakes, sparse tensors (at which ``eigsh`` looks itself), tensors
+    under ``torch.func``, and what :func:`eigengrad.analysis.inspect` is asked are not looked at. Nor is it seen that
+    ``topk_eigh`` or ``projector`` cuts a tie. Matrices that are not finite are an error, whatever ``errors`` says.
 
     Raises:
         ValueError: within the context, for what is found; in the backward pass too, wherever that runs.

@@ -171,7 +171,7 @@ class _InParameters(Function):
     def forward(A: Tensor, G: Tensor, t: Tensor, f: ScalarFunction, L: Tensor, V: Tensor) -> Tensor:
         if slope := getattr(f, "slope", None):
             change = operators.recompose(V, slope(L, *_spread(L, t)))
-            return torch.linalg.vecdot(change.flatten(-2), G.flatten(-2)).real.unsqueeze(-1)
+            return (change.conj() * G).sum((-2, -1)).real.unsqueeze(-1)
         diagonal = (V.conj() * (G @ V)).sum(-2).real  # that of the Hermitian part
         return _pull_back(lambda t: _value(f, L, t), t, diagonal)
 

@@ -177,7 +177,10 @@ class Custom:
         return _elementwise("f", self.function(x, *t), x)
 
     def first(self, x: Tensor, y: Tensor, *t: Tensor) -> Tensor:
-        return _elementwise("divided_difference", self.divided_difference(x, y, *t), x, y)
+        value = _elementwise("divided_difference", self.divided_difference(x, y, *t), x, y)
+        if value.is_complex():
+            raise TypeError(f"divided_difference must be real where f is, got values of {value.dtype}")
+        return value
 
     def second(self, x: Tensor, y: Tensor, z: Tensor, *t: Tensor) -> Tensor:
         low, middle, high = _sorted(x, y, z)
@@ -217,7 +220,9 @@ def _elementwise(name: str, value: Any, *arguments: Tensor) -> Tensor:
             f"{name} must be elementwise, a number for each of its arguments': of {of_what} it has made "
             f"{tuple(value.shape)}"
         )
-    return value.to(dtype.to_complex() if value.is_complex() else dtype).expand(shape)
+    if value.is_complex():
+        dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    return value.to(dtype).expand(shape)
 
 
 _INNER = math.sqrt(5 - 2 * math.sqrt(10 / 7)) / 3, 0.0, (322 + 13 * math.sqrt(70)) / 900

@@ -85,7 +85,7 @@ class Deficiency:
         if self.rtol is None or L.shape[-1] == 0:
             return floor
         if self.below == "drop":
-            return torch.maximum(floor, self.rtol * L.amax(-1))  # has no derivative
+            return _larger(floor, self.rtol, L)  # has no derivative
         return _Threshold.call(A, floor, self.rtol, *basis)
 
 
@@ -178,12 +178,17 @@ class _One:
         return torch.zeros_like(x - y - z)
 
 
+def _larger(floor: Tensor, rtol: float, L: Tensor) -> Tensor:
+    """``max(floor, rtol * max(L))``. (Of a number alone, vmap of an empty batch makes no product.)"""
+    return torch.maximum(floor.unsqueeze(-1), rtol * L.amax(-1, keepdim=True)).squeeze(-1)
+
+
 class _Threshold(Function):
     """``A, floor -> max(floor, rtol * max(L))``, whose derivative is that of the larger."""
 
     @staticmethod
     def forward(A: Tensor, floor: Tensor, rtol: float, L: Tensor, V: Tensor) -> Tensor:
-        return torch.maximum(floor, rtol * L.amax(-1))
+        return _larger(floor, rtol, L)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

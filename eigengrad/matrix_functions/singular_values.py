@@ -139,10 +139,9 @@ def pinv(A: Tensor, *, rtol: float | None = None, errors: Errors = "raise") -> T
                 [0.0000, 0.0000]])
     """
     check_matrices(A)
-    if rtol is None:
-        rtol = max(A.shape[-2:]) * torch.finfo(A.dtype).eps
+    share = max(A.shape[-2:]) * torch.finfo(A.dtype).eps if rtol is None else as_threshold(rtol, "rtol")
     unit = power_of_two(size_of(A, (-2, -1)))  # the derivative has the square of a reciprocal
-    return _apply(A / unit, Reciprocal(), errors, share=as_threshold(rtol, "rtol")).mH / unit
+    return _apply(A / unit, Reciprocal(), errors, share=share).mH / unit
 
 
 @public
@@ -180,7 +179,8 @@ def soft_threshold(A: Tensor, t: float | Tensor, *, errors: Errors = "raise") ->
     except RuntimeError:
         raise ValueError(f"t must broadcast to the batch {tuple(A.shape[:-2])}, got {tuple(t.shape)}") from None
     unit = torch.where(t > 0, t, 1.0)  # f(x; t) = t f(x/t; 1)
-    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold(), errors), A)
+    beneath = torch.where(t.isnan(), A * t, A)  # of no t, nothing
+    return torch.where(t > 0, unit * _apply(A / unit, SoftThreshold(), errors), beneath)
 
 
 def _apply(

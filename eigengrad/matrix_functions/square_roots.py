@@ -52,7 +52,8 @@ def sqrtm(
             read.
         floor: an absolute threshold for eigenvalues, a number or a tensor that broadcasts to the batch ``(*)``.
         rtol: a threshold relative to the largest eigenvalue of each matrix; with both, the larger one counts. That of
-            a zero matrix is 0.
+            a zero matrix is 0. Where the largest eigenvalue is repeated, this threshold has no derivative, as no
+            maximum has: that of one of its eigenvectors is taken.
         below: what becomes of eigenvalues below: ``"lift"`` takes them to be the threshold; ``"drop"`` leaves them out,
             so that the function is one of the rest (the pseudo-inverse, for a negative power) and 0 in their space.
             Gradients are those of what is computed.
