@@ -67,7 +67,7 @@ def test_the_null_space_of_a_laplacian_is_a_tie(n, dtype, accuracy):
     parts, size = 4, n // 4
     of_part = size * torch.eye(size) - torch.ones(size, size)
     A = torch.block_diag(*[of_part] * parts).to(dtype).requires_grad_()
-    P = torch.block_diag(*[torch.full((size, size), 1 / size)] * parts).to(dtype)
+    P = torch.block_diag(*[torch.full((size, size), 1 / size, dtype=dtype)] * parts)
     R = torch.randn(n, n, dtype=dtype)
     R = R + R.T
     _, X = eg.eigsh(A, parts, which="smallest")
