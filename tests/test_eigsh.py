@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import eigengrad as eg
 from eigengrad.eigsh import MultipletWarning
@@ -66,7 +67,7 @@ def test_the_null_space_of_a_laplacian_is_a_tie(n, dtype, accuracy):
     parts, size = 4, n // 4
     of_part = size * torch.eye(size) - torch.ones(size, size)
     A = torch.block_diag(*[of_part] * parts).to(dtype).requires_grad_()
-    P = torch.block_diag(*[torch.full((size, size), 1 / size)] * parts).to(dtype)
+    P = torch.block_diag(*[torch.full((size, size), 1 / size, dtype=dtype)] * parts)
     R = torch.randn(n, n, dtype=dtype)
     R = R + R.T
     _, X = eg.eigsh(A, parts, which="smallest")
@@ -87,6 +88,19 @@ def test_gradient_of_a_sparse_matrix_has_its_pattern(which, layout):
     dense = D.clone().requires_grad_()
     of_subspace(*eg.topk_eigh(dense, 6 if which == "largest" else slice(0, 6), gradient=eg.Exact())).backward()
     assert relative(S.grad.to_dense(), dense.grad * (D != 0)) < 1e-10
+
+
+@pytest.mark.parametrize("n", [6, 100])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_second_derivatives_of_a_sparse_matrix(layout, n):
+    D = torch.diag(torch.arange(1.0, n + 1).double()) + torch.diag(torch.ones(n - 1).double(), 1)
+    D = torch.triu(D) + torch.triu(D, 1).mT
+    found = []
+    for A in (D.to_sparse(layout=layout).requires_grad_(), D.clone().requires_grad_()):
+        (g,) = torch.autograd.grad((eg.eigsh(A, 2).eigenvalues ** 2).sum(), A, create_graph=True)
+        penalty = g.values() if g.layout == torch.sparse_csr else g.to_dense() * (D != 0)
+        found.append(torch.autograd.grad(penalty.square().sum(), A)[0].to_dense() * (D != 0))
+    assert relative(*found) < 1e-10
 
 
 def test_an_implicit_covariance_gets_the_gradient_in_its_data():
@@ -265,6 +279,19 @@ def test_jacobians_and_compilers():
     assert torch.allclose(compiled(A), 2 * squares(A))
 
 
+def test_an_operator_within_autocast():
+    """The caller's products, and the search's, are of single precision, as without it."""
+    D = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    D = D + D.mT
+    found = []
+    for within in (False, True):
+        A = D.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=within):
+            L, _ = eg.eigsh(lambda X, A: A @ X, 3, n=300, params=[A])
+            found.append((L.detach(), *torch.autograd.grad(L.sum(), A)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
 def test_bad_input_is_named():
     A = with_multiplets(300)
     with pytest.raises(
@@ -303,6 +330,28 @@ def test_bad_input_is_named():
         eg.eigsh(A, 3, start=3)
     with pytest.raises(TypeError, match=r"k must be an int, got 2.0 of type float"):
         eg.eigsh(A, 2.0)
+    with pytest.raises(ValueError, match="start must be finite"):
+        eg.eigsh(A, 3, start=torch.full((300, 2), torch.nan))
+    with pytest.raises(TypeError, match="tol must be a number, got 'a'"):
+        eg.eigsh(A, 3, tol="a")
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got int"):
+        eg.eigsh(A, 3, generator=0)
+    with pytest.raises(TypeError, match=r"max_iterations must be an int, got 2\.5"):
+        eg.eigsh(A, 3, max_iterations=2.5)
+    with pytest.raises(ValueError, match="n must be A's size, 300, or be left out, got 50"):
+        eg.eigsh(A, 3, n=50)
+    with pytest.raises(TypeError, match="params must be a list of tensors, got a tensor"):
+        eg.eigsh(lambda X, A: A @ X, 3, n=300, params=A)
+    with pytest.raises(ValueError, match="B must be Hermitian"):
+        eg.eigsh(A[:10, :10] + A[:10, :10].mT, 3, B=(torch.ones(10, 10) + torch.eye(10)).triu().double())
+    with pytest.raises(torch.linalg.LinAlgError, match="B must be positive definite"):
+        eg.eigsh(A[:10, :10] + A[:10, :10].mT, 3, B=-torch.eye(10).double())
+    with pytest.raises(ValueError, match="which make_fx and export hide"):
+        make_fx(lambda A: eg.eigsh(A, 3).eigenvalues, tracing_mode="fake")(A)
+    leaf = A[:60, :60].clone().requires_grad_()
+    V = eg.eigsh((leaf + leaf.mT) / 2, 3).eigenvectors
+    with pytest.raises(ValueError, match=r"vectorize=True hide: use torch\.func\.jacrev"):
+        torch.autograd.grad(V, leaf, torch.ones(2, *V.shape).double(), is_grads_batched=True)
     with pytest.raises(ValueError, match="vmap hides: loop over the operators"):
         torch.vmap(lambda A: eg.eigsh(A, 3).eigenvalues)(A[None])
     with pytest.raises(TypeError, match="float32, float64"):

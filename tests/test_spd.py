@@ -144,7 +144,9 @@ def test_distances_of_equal_matrices_are_zero_with_zero_gradients():
         X = A.requires_grad_()
         for distance in (eg.spd.bures_distance, eg.spd.affine_invariant_distance, eg.spd.log_euclidean_distance):
             d = distance(X, X.detach())
-            assert (d == 0).all() and (torch.autograd.grad(d.sum(), X)[0] == 0).all()
+            (g,) = torch.autograd.grad(d.sum(), X, create_graph=True)
+            assert (d == 0).all() and (g == 0).all()
+            assert (torch.autograd.grad(g.sum().real, X, materialize_grads=True)[0] == 0).all()
     near = definite(5) + 1e-9 * (tangent := hermitian(torch.randn(5, 5).double()))
     S = eg.sqrtm(definite(5))
     exact = 1e-9 * float((S @ eg.spd.lyapunov(definite(5), tangent)).norm())  # d^2 = tr(X A X), A X + X A = dA
@@ -421,10 +423,94 @@ def test_bad_input_is_named():
     for distance in (eg.spd.bures_distance, lambda A, B: eg.spd.frechet_distance(A[0, 0], A, A[0, 0], B)):
         indefinite = torch.stack([A, A - 9 * A.trace() / 4 * torch.eye(4)])
         for arguments in ((indefinite, A.expand(2, 4, 4)), (A.expand(2, 4, 4), indefinite)):
-            with pytest.raises(torch.linalg.LinAlgError, match="must be positive semidefinite, got one, 1 of the"):
+            with pytest.raises(torch.linalg.LinAlgError, match=r"[AB] must be positive semidefinite, got one, 1 of"):
                 distance(*arguments)
+    with pytest.raises(torch.linalg.LinAlgError, match="B must be positive semidefinite, got one, 0 of the"):
+        eg.spd.parallel_transport(A, A, -A)
+    with pytest.raises(TypeError, match="t must be a real number or tensor, got 'a'"):
+        eg.spd.geometric_mean(A, A, "a")
+    for mean in (eg.spd.karcher_mean, eg.spd.bures_barycenter):
+        with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
+            mean(definite(2, 4), max_iterations=0)
+        with pytest.raises(TypeError, match=r"max_iterations must be an int, got 2\.5"):
+            mean(definite(2, 4), max_iterations=2.5)
+    for function in (eg.spd.affine_invariant_distance, eg.spd.geometric_mean, eg.spd.log_map):
+        with pytest.raises(torch.linalg.LinAlgError, match=r"(A|base) must be positive definite, and finite"):
+            function(A * torch.nan, A)
+    with pytest.raises(ValueError, match=r"batches of A and C must broadcast, got \(2, 4, 4\) and \(3, 4, 4\)"):
+        eg.spd.lyapunov(definite(2, 4), definite(3, 4))
+    with pytest.raises(torch.linalg.LinAlgError, match="A must be finite"):
+        eg.spd.lyapunov(A * torch.nan, A)
+    with pytest.raises(ValueError, match="batches of mean1, A, mean2 and B must broadcast"):
+        eg.spd.frechet_distance(torch.zeros(5, 4).double(), definite(3, 4), A[0], A)
+    with pytest.raises(ValueError, match="batches of t and A # B must broadcast"):
+        eg.spd.geometric_mean(definite(2, 4), A, torch.ones(3))
+    with pytest.raises(ValueError, match="t must be finite"):
+        eg.spd.geometric_mean(A, A, torch.tensor(torch.nan))
+    with pytest.raises(TypeError, match="A must be dense, got torch"):
+        eg.spd.bures_distance(A.to_sparse(), A)
     with pytest.raises(TypeError, match="base must be a tensor"):
         eg.spd.log_map("A", A)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5, 0.9, 1.5, 2, 2.5])
+def test_geometric_means_with_singular_matrices(t):
+    """Whose zeros are rounding, of either sign, as in ``A = diag(a), B = a b b^T`` is ``A^-1/2 B A^-1/2``."""
+    generator = torch.Generator().manual_seed(0)
+    b = torch.randn(40, 4, 1, dtype=torch.float64, generator=generator)
+    A = torch.linspace(1, 2, 4).double().diag() + 0.1
+    P = eg.inv_sqrtm(A) @ b
+    B = (b @ b.mT).requires_grad_()
+    length = (P.mT @ P) ** (t - 1)
+    root = eg.sqrtm(A)
+    M = eg.spd.geometric_mean(A, B, t)
+    assert relative(M.detach(), root @ (length * P @ P.mT) @ root) < 1e-4 ** (2 * min(t, 1))
+    if t >= 1:  # d tr(A^-1 M) = t tr(X^(t-1) A^-1/2 dB A^-1/2)
+        (g,) = torch.autograd.grad((torch.linalg.inv(A) * M).sum(), B)
+        direction = b @ b.mT
+        assert relative((g * direction).sum((-2, -1)), t * (P.mT @ P).squeeze() ** t) < 1e-7
+        assert g.isfinite().all()
+    indefinite = torch.diag(torch.tensor([4.0, -9.0, 1.0]))
+    for function in (eg.spd.geometric_mean, torch.vmap(lambda A, B, t: eg.spd.geometric_mean(A, B, t), (0, 0, None))):
+        at = (torch.eye(3).expand(2, 3, 3), torch.stack([torch.eye(3), indefinite]), t)
+        if t == 2:
+            assert torch.equal(function(*at)[1], indefinite @ indefinite)
+        elif function is eg.spd.geometric_mean:
+            with pytest.raises(torch.linalg.LinAlgError, match="B must be positive semidefinite, got one, 1 of the"):
+                function(*at)
+        else:
+            assert torch.equal(function(*at).isnan().flatten(1).any(1), torch.tensor([False, True]))
+
+
+@pytest.mark.parametrize("n", [3, 256])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-66, 2.0**66, 2.0**100])
+def test_frechet_distance_has_no_scale(n, scale):
+    A, B = (definite(n, seed=seed).float() for seed in range(2))
+    found = []
+    for unit in (1.0, scale):
+        X, Y = (unit * A).requires_grad_(), (unit * B).requires_grad_()
+        value = eg.spd.frechet_distance(X[0] * 0, X, Y[0] * 0, Y)
+        plain = eg.spd.frechet_distance(A[0] * 0, X.detach(), A[0] * 0, Y.detach())
+        found.append((value.detach() / unit, plain / unit, *torch.autograd.grad(value, (X, Y))))
+    for ours, right in zip(*found, strict=True):
+        assert relative(right, ours) < 1e-6
+
+
+@pytest.mark.parametrize("n", [64, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_frechet_distance_near_equality_is_not_negative(n, dtype):
+    X = torch.randn(n, n, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    A, m = X @ X.mH / n + 0.3 * torch.eye(n), torch.zeros(n, dtype=dtype)
+    A.requires_grad_()
+    for share in (0.0, 1e-6):
+        B = A.detach() * (1 + share)
+        value = eg.spd.frechet_distance(m, A, m, B)
+        exact = eg.spd.bures_distance(A.detach(), B, squared=True)
+        assert value >= 0 and abs(value - exact) <= 1e-6 * n * A.detach().trace().real
+        assert share or float(value) == 0
+        assert eg.spd.frechet_distance(m + 1, A, m, B) >= n
+        (g,) = torch.autograd.grad(value, A)
+        assert g.norm() < (1e-5 if dtype == torch.float64 else 1e-2)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e30])
@@ -437,6 +523,29 @@ def test_transport_maps_have_no_scale(scale):
         found.append((T, unit * torch.autograd.grad(T[0].sum(), X)[0]))
     for ours, right in zip(*found, strict=True):
         assert relative(right.detach(), ours.detach()) < 1e-4
+
+
+@pytest.mark.parametrize("exponent", [-600, -100, -66, 50, 66, 100, 600])
+@pytest.mark.parametrize("mean", [eg.spd.karcher_mean, eg.spd.bures_barycenter])
+def test_means_have_no_scale(mean, exponent):
+    """Of A times a power of two: the value, and the first and second derivatives in A and the weights."""
+    dtype = torch.float32 if abs(exponent) <= 100 else torch.float64
+    A, w = definite(4, 3, dtype=dtype), torch.tensor([1.0, 2.0, 0.5, 1.0], dtype=dtype)
+    D = hermitian(torch.randn(4, 3, 3, dtype=dtype, generator=torch.Generator().manual_seed(1)))
+    found = []
+    for unit in (1.0, 2.0**exponent):
+        X, weights = (unit * A).requires_grad_(), w.clone().requires_grad_()
+        M = mean(X, weights)
+        natural = torch.autograd.grad((M / unit)[0, :2].sum(), (X, weights), retain_graph=True)
+        gA, gw = torch.autograd.grad(M[0, :2].sum(), (X, weights), create_graph=True)
+        of_gA = torch.autograd.grad((gA * D).sum(), (X, weights), retain_graph=True)
+        of_gw = torch.autograd.grad((gw * w.flip(0)).sum() / unit, (X, weights))
+        along = torch.func.jvp(mean, (X.detach(), w), (unit * D, w.flip(0)))[1]
+        values = M / unit, natural[0] * unit, natural[1], gA, gw / unit
+        second = of_gA[0] * unit, of_gA[1], of_gw[0] * unit, of_gw[1], along / unit
+        found.append([value.detach() for value in (*values, *second)])
+    for other, ours in zip(*found, strict=True):
+        assert relative(ours, other) < 1e-5
 
 
 @pytest.mark.parametrize("condition", [1e4, 1e6])

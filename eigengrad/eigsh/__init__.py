@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from eigengrad.arguments import as_integer
-from eigengrad.autograd import Function, public
+from eigengrad.arguments import as_integer, as_threshold
+from eigengrad.autograd import Function, is_traced, public
 from eigengrad.eigh import EighResult, eigh
 from eigengrad.eigsh.iteration import Found, Problem, find_pairs
 from eigengrad.eigsh.operators import Operator, as_operator, scaled
@@ -86,6 +86,10 @@ def eigsh(
 
     Returns:
         A named tuple ``(eigenvalues, eigenvectors)``, ascending. The gradient of a sparse A has its pattern and layout.
+        Its first derivatives are right at multiplets that were found whole, of losses that do not depend on the basis
+        there. The second ones of eigenvectors are not: rounding splits the found eigenvalues, and divides by that.
+        For these :func:`eigengrad.projector` is right, of a dense A. At scales whose squares leave the range (1e-20,
+        1e20 in float32), second derivatives of eigenvectors want a scaled A; vectors are those of ``A / scale``.
 
     Shape:
         ``A (n, n)``, eigenvalues ``(k,)``, real, eigenvectors ``(n, k)``.
@@ -187,8 +191,14 @@ def search(
     params: Sequence[Tensor],
 ) -> Search:
     """The forward pass of :func:`eigsh`, whose arguments these are."""
-    of_A = as_operator(A, "A", n=n, dtype=dtype, device=device, params=tuple(params))
+    if is_traced():
+        raise ValueError("eigsh searches by looking at values, which make_fx and export hide: leave it out of graphs")
+    if hasattr(params, "layout"):  # a tensor, which is iterable, too
+        raise TypeError("params must be a list of tensors, got a tensor: pass [params]")
+    size, of_A = n, as_operator(A, "A", n=n, dtype=dtype, device=device, params=tuple(params))
     n = of_A.n
+    if size is not None and size != n:
+        raise ValueError(f"n must be A's size, {n}, or be left out, got {size}")
     of_B = None if B is None else as_operator(B, "B", n=n, dtype=of_A.dtype, device=of_A.device)
     if of_B is not None:
         _check_like(of_B, of_A, "B")
@@ -201,9 +211,11 @@ def search(
         raise ValueError(f"k must lie between 0 and n = {n}, got {k}")
     if start is not None:
         _check_start(start, of_A)
-    if tol is not None and not tol > 0:
+    if tol is not None and not as_threshold(tol, "tol") > 0:
         raise ValueError(f"tol must be positive, got {tol}")
-    if max_iterations is not None and max_iterations < 1:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if max_iterations is not None and as_integer(max_iterations, "max_iterations") < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     M = _preconditioner(preconditioner, of_A)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -214,7 +226,7 @@ def search(
 
     tol = UNITS * torch.finfo(of_A.dtype).eps if tol is None else tol
     tie = max(TIES * torch.finfo(of_A.dtype).eps, tol**2)
-    with torch.no_grad():
+    with torch.no_grad(), torch._C._DisableAutocast():  # of products with a caller's function, too
         beginning = random(min(max(4, k // 2), 16))
         (a, product_of_A), (b, product_of_B) = scaled(of_A.constant(), beginning), (1.0, None)
         if of_B is not None:
@@ -251,6 +263,8 @@ def _check_start(start: Tensor, A: Operator) -> None:
         raise ValueError(f"start must be columns ({A.n}, c), got shape {tuple(start.shape)}")
     if start.device != A.device:
         raise ValueError(f"start must be on A's device, {A.device}, got {start.device}; move it")
+    if not bool(start.isfinite().all()):
+        raise ValueError("start must be finite, got NaN or infinity in it")
     if start.is_complex() and not A.dtype.is_complex:
         raise TypeError(f"start must be real, as A is, got {start.dtype}; take its real part")
 
@@ -275,10 +289,10 @@ def _all_pairs(problem: Problem, like: Tensor) -> Found:
     """Of an operator so small that a search would not be shorter."""
     identity = torch.eye(problem.n, dtype=like.dtype, device=like.device)
     matrix = problem.A(identity)
-    size = float(matrix.abs().amax()) if problem.n else 0.0
-    if size and float((matrix - matrix.mH).abs().amax()) > torch.finfo(matrix.dtype).eps ** 0.5 * size:
-        raise ValueError("A must be Hermitian, with both triangles stored; pass (A + A.mH) / 2, or mirror one")
+    _check_hermitian(matrix, "A")
     B = None if problem.B is None else problem.B(identity)
+    if B is not None:
+        _check_hermitian(B, "B")
     L, V = eigh(matrix, B=B, gradient=Lorentzian())
     order = problem.order(L)
     L, V = L[order], V[:, order]
@@ -289,3 +303,11 @@ def _all_pairs(problem: Problem, like: Tensor) -> Found:
     X, Y = V[:, :p], V[:, :p] if B is None else B @ V[:, :p]
     residuals = torch.linalg.vector_norm(matrix @ X - Y * L[:p], dim=0)
     return Found(L[:p], X, residuals, float(L[p]) if p < problem.n else float("nan"), scale or 1.0, problem.n)
+
+
+def _check_hermitian(X: Tensor, name: str) -> None:
+    size = float(X.abs().amax()) if X.numel() else 0.0
+    if size and float((X - X.mH).abs().amax()) > torch.finfo(X.dtype).eps ** 0.5 * size:
+        raise ValueError(
+            f"{name} must be Hermitian, with both triangles stored; pass ({name} + {name}.mH) / 2, or mirror one"
+        )

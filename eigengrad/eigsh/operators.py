@@ -3,10 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from eigengrad.arguments import as_integer
+from eigengrad.autograd import Function, save
 
 __all__ = ["Operator", "as_operator", "scaled"]
 
@@ -66,9 +69,10 @@ def as_operator(
     if not callable(A):
         raise TypeError(f"{name} must be a tensor or a function of blocks of vectors, got {type(A).__name__}")
     if n is None:
-        raise ValueError(f"a callable {name} needs n, its size, and dtype (float32 by default) and device")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"n must be an integer of at least 0, got {n!r}")
+        raise ValueError(f"a callable {name} needs n, its size, and dtype (torch's default, else) and device")
+    n = as_integer(n, "n")
+    if n < 0:
+        raise ValueError(f"n must be an integer of at least 0, got {n}")
     if not all(isinstance(param, Tensor) for param in params):
         raise TypeError(f"params must be tensors, got {[type(param).__name__ for param in params]}")
     like = params[0] if params else torch.empty(0)
@@ -128,7 +132,31 @@ def _sparse(A: Tensor) -> Operator:
             total = total + (u[rows].conj() * x[columns] + x[rows].conj() * u[columns]).sum(-1) / 2
         return (values * total).sum().real
 
-    return Operator(n, A.dtype, A.device, (A.values(),), product, pairing, fast)
+    values = A.values() if A.layout == torch.sparse_coo else _Values.call(A)
+    return Operator(n, A.dtype, A.device, (values,), product, pairing, fast)
+
+
+class _Values(Function):
+    """Those of a CSR tensor. (The derivative of torch's own, 2.13, has no derivative.)"""
+
+    @staticmethod
+    def forward(A: Tensor) -> Tensor:
+        return A.values().clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        (A,) = inputs
+        ctx.shape = A.shape
+        save(ctx, A.crow_indices(), A.col_indices())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        rows, columns = ctx.saved_tensors
+        return torch.sparse_csr_tensor(rows, columns, g, ctx.shape)
+
+    @staticmethod
+    def push_forward(ctx: Any, dA: Tensor) -> Tensor:
+        return dA.values().clone()
 
 
 def _callable(

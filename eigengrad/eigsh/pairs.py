@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_if_dead
+from torch._C._functorch import is_legacy_batchedtensor, unwrap_if_dead
 
 from eigengrad.autograd import Function, along, save
 from eigengrad.eigsh.linear_solves import minres
@@ -181,6 +181,11 @@ class _Solve(Function):
 
     @staticmethod
     def forward(setting: Setting, shifts: Tensor, X: Tensor, R: Tensor, *tensors: Tensor) -> Tensor:
+        if is_legacy_batchedtensor(R):
+            raise ValueError(
+                "eigsh solves its gradient's equations by looking at values, which is_grads_batched=True and "
+                "vectorize=True hide: use torch.func.jacrev, jacfwd or hessian"
+            )
         of_A, of_B = _split(setting, tensors)
         A, B = setting.A.fast(*of_A), (lambda W: W) if setting.B is None else setting.B.fast(*of_B)
         a, b = setting.a, setting.b

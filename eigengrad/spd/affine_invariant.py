@@ -8,13 +8,22 @@ Source: Bhatia, *Positive Definite Matrices*, 2007, chapters 4 and 6; Pennec, Fi
 et al., SIMAX 29, 2007 (log-Euclidean); Yair, Ben-Chen, Talmon, IEEE TSP 67, 2019 (parallel transport).
 """
 
+import math
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from eigengrad.autograd import hermitian_part, public
+from eigengrad import solvers
+from eigengrad.autograd import has_values, hermitian_part, public
+from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm, powm, sqrtm
-from eigengrad.spd.arguments import broadcast, check_pair, differ
+from eigengrad.matrix_functions.daleckii_krein import apply_in_basis, spectrum_of
+from eigengrad.matrix_functions.divided_differences import Power
+from eigengrad.matrix_functions.rank import Lifted
+from eigengrad.spd.arguments import broadcast, check_batches, check_pair, cholesky, differ, semidefinite
 
 __all__ = [
     "affine_invariant_distance",
@@ -33,7 +42,8 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
     Args:
         A: Hermitian positive definite matrices, of float32, float64, complex64 or complex128. The lower triangle is
             read.
-        B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``.
+        B: the same; for ``t > 0`` semidefinite ones have a value, too, and a derivative for ``t >= 1``. Negative
+            eigenvalues within rounding of zero are zero.
         t: 0 for A, 1 for B, a number; or a tensor ``(*)``, differentiated, for definite B.
 
     Returns:
@@ -45,7 +55,8 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
 
     Raises:
         TypeError, ValueError: for arguments that are no such matrices, or a t that is not finite.
-        torch.linalg.LinAlgError: if a matrix of A is not positive definite.
+        torch.linalg.LinAlgError: if a matrix of A is not positive definite, or, unless t is an integer or a tensor, one
+            of B not semidefinite.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -54,9 +65,9 @@ def geometric_mean(A: Tensor, B: Tensor, t: float | Tensor = 0.5) -> Tensor:
                 [0., 2.]])
     """
     check_pair(A, B)
-    G = torch.linalg.cholesky(mirrored(A, "L"))
+    G = cholesky(mirrored(A, "L"), "A")
     X = _congruence(G, mirrored(B, "L"))
-    power = expm(t.to(X.real.dtype)[..., None, None] * logm(X)) if isinstance(t, Tensor) else powm(X, t)
+    power = _power_by_tensor(X, t) if isinstance(t, Tensor) else _power(X, _number(t))
     return hermitian_part(G @ power @ G.mH)
 
 
@@ -89,12 +100,15 @@ def affine_invariant_distance(A: Tensor, B: Tensor, *, squared: bool = False) ->
     """
     check_pair(A, B)
     A, B = broadcast(A, B)
-    return _norm(logm(_congruence(torch.linalg.cholesky(A), B)), squared, differ(A, B))
+    return _norm(logm(_congruence(cholesky(A, "A"), B)), squared, differ(A, B))
 
 
 @public
 def log_euclidean_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
     r"""The distance :math:`\| \log A - \log B \|_F`.
+
+    Second derivatives are of size ``1 / A^2``, and want matrices whose squares are within the range: at scales of 1e-20
+    or 1e25 in float32 divide A and B by one number, on which the distance does not depend.
 
     Args, Returns, Shape:
         As for :func:`affine_invariant_distance`.
@@ -138,7 +152,7 @@ def log_map(base: Tensor, A: Tensor) -> Tensor:
         True
     """
     check_pair(base, A, "base", "A")
-    G = torch.linalg.cholesky(mirrored(base, "L"))
+    G = cholesky(mirrored(base, "L"), "base")
     return hermitian_part(G @ logm(_congruence(G, mirrored(A, "L"))) @ G.mH)
 
 
@@ -160,7 +174,7 @@ def exp_map(base: Tensor, S: Tensor) -> Tensor:
                 [0., 1.]])
     """
     check_pair(base, S, "base", "S")
-    G = torch.linalg.cholesky(mirrored(base, "L"))
+    G = cholesky(mirrored(base, "L"), "base")
     return hermitian_part(G @ expm(_congruence(G, mirrored(S, "L"))) @ G.mH)
 
 
@@ -174,7 +188,8 @@ def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
         B: the same.
 
     Returns, Shape, Raises:
-        As for :func:`log_map`; inner products of two vectors, in the metrics at A and at B, are the same.
+        As for :func:`log_map`; inner products of two vectors, in the metrics at A and at B, are the same. An indefinite
+        B is a ``LinAlgError``, too.
 
     Example:
         >>> import torch, eigengrad as eg
@@ -184,8 +199,8 @@ def parallel_transport(S: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """
     check_pair(A, B)
     check_pair(S, A, "S", "A")
-    G = torch.linalg.cholesky(mirrored(A, "L"))
-    root = sqrtm(_congruence(G, mirrored(B, "L")))
+    G = cholesky(mirrored(A, "L"), "A")
+    root = _power(_congruence(G, mirrored(B, "L")), 0.5)
     E = torch.linalg.solve_triangular(G.mH, root @ G.mH, upper=True).mH  # G root G^-1
     return hermitian_part(E @ mirrored(S, "L") @ E.mH)
 
@@ -196,8 +211,54 @@ def _congruence(G: Tensor, B: Tensor) -> Tensor:
     return hermitian_part(torch.linalg.solve_triangular(G, half.mH, upper=False))
 
 
+def _power(X: Tensor, t: float) -> Tensor:
+    """``X^t`` of B as seen from A: unless t is an integer, of a semidefinite one, whose negative eigenvalues are 0."""
+    if t == 0.5:
+        return _root(X)
+    if t.is_integer():
+        return powm(X, t)
+    basis = spectrum_of(X, solvers.resolve("auto"))
+    L = semidefinite(basis.L, "B")
+    power = apply_in_basis(X, Lifted(Power(t)), Eigenbasis(L, basis.V), L.new_zeros(L.shape[:-1]))
+    return torch.where(L.isnan().any(-1)[..., None, None], torch.nan, power)  # which are lifted, too
+
+
+def _power_by_tensor(X: Tensor, t: Tensor) -> Tensor:
+    if t.is_complex():
+        raise TypeError(f"t must be a real number or tensor, got {t.dtype}")
+    if has_values(t) and not bool(t.isfinite().all()):
+        raise ValueError("t must be finite, got NaN or infinity in it")
+    check_batches({"t": (t, 0), "A # B": (X, 2)})
+    return expm(t.to(X.real.dtype)[..., None, None] * logm(X))
+
+
+def _root(X: Tensor) -> Tensor:
+    root = sqrtm(X)
+    if X.numel() == 0:
+        return root
+    at, S, eps = X.detach(), root.detach(), torch.finfo(X.dtype).eps
+    size, missing = (Y.abs().amax((-2, -1), keepdim=True) for Y in (at, S @ S - at))
+    indefinite = missing > max(eps**0.5, X.shape[-1] * eps) * size
+    if not has_values(X):
+        return torch.where(indefinite, torch.nan, root)
+    if bool(indefinite.any()):
+        semidefinite(torch.linalg.eigvalsh(at), "B")
+    return root
+
+
+def _number(t: Any) -> float:
+    if isinstance(t, bool) or not isinstance(t, Real):
+        raise TypeError(f"t must be a real number or tensor, got {t!r} of type {type(t).__name__}")
+    number = float(t)
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"t must be finite, got {t}")
+    return number
+
+
 def _norm(X: Tensor, squared: bool, differ: Tensor) -> Tensor:
     """Of Hermitian matrices, or its square; 0, with its gradient, where their arguments do not differ."""
     if squared:
         return (X.conj() * X).real.sum((-2, -1))
-    return torch.where(differ, torch.linalg.vector_norm(X, dim=(-2, -1)), 0.0)
+    apart = differ & (X.detach() != 0).flatten(-2).any(-1)
+    safe = torch.where(apart[..., None, None], X, 1.0)
+    return torch.where(apart, torch.linalg.vector_norm(safe, dim=(-2, -1)), 0.0)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.autograd import has_values, public
+from eigengrad.autograd import public
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.spd.arguments import broadcast, check_pair, differ
+from eigengrad.spd.arguments import broadcast, check_pair, differ, positive
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport
 
-__all__ = ["bures_distance", "factor", "optimal_transport_map", "positive", "transport_map"]
+__all__ = ["bures_distance", "factor", "optimal_transport_map", "transport_map"]
 
 
 @public
@@ -36,7 +36,9 @@ def bures_distance(A: Tensor, B: Tensor, *, squared: bool = False) -> Tensor:
         Real distances. Their derivatives, of every order, are right for all moves of A and B that do not raise the rank
         of ``A B``: all moves of both where both are definite; all moves of A, and those of a factor of B (of data,
         whose covariance it is), where A alone is definite, or of larger rank than B; and the other way round. Along
-        others the square falls like a root, without a derivative; what is returned leaves that root out.
+        others the square falls like a root, without a derivative; what is returned leaves that root out. First ones are
+        right at any scale; second ones where the squares of A and B are within the range (at 1e-25 or 1e20 in float32,
+        divide both by one number, and multiply the square by it).
 
     Shape:
         ``(*, n, n)`` each, to ``(*)``; batches broadcast.
@@ -72,7 +74,8 @@ def optimal_transport_map(A: Tensor, B: Tensor) -> Tensor:
 
     Returns:
         T, Hermitian positive semidefinite, with the derivatives that :func:`bures_distance` has, of which it is a part.
-        Where A's range does not reach that of B, :math:`T A T` is the part of B that it does reach.
+        Where A's range does not reach that of B, :math:`T A T` is the part of B that it does reach. It does not
+        depend on the scale of A and B together: for second derivatives keep the squares of both within the range.
 
     Shape:
         ``(*, n, n)`` each; batches broadcast.
@@ -98,36 +101,14 @@ def transport_map(A: Tensor, B: Tensor) -> Tensor:
 
 def _nearby(A: Tensor, B: Tensor) -> tuple[Tensor, Pairs]:
     """The squared distance without a difference of traces, and the pairs, all to full accuracy."""
-    G, H = factor(A), factor(B)
+    G, H = factor(A, "A"), factor(B, "B")
     P, c, Wh = torch.linalg.svd(H.mH @ G)
     value = torch.linalg.vector_norm(G - H @ (P @ Wh), dim=(-2, -1)) ** 2
     c = torch.where(c > c.shape[-1] * torch.finfo(c.dtype).eps * c[..., :1], c, 0.0)
     return value, Pairs(G @ Wh.mH, H @ P, c)
 
 
-def factor(A: Tensor) -> Tensor:
-    """G with ``A = G G^H``, orthogonal columns in descending order."""
+def factor(A: Tensor, name: str) -> Tensor:
+    """G of A, called ``name``, with ``A = G G^H``, orthogonal columns in descending order."""
     l, V = Eigenbasis.for_function(A, solvers.resolve("auto"))  # noqa: E741
-    return (V * positive(l).sqrt().unsqueeze(-2)).flip(-1)
-
-
-def positive(l: Tensor) -> Tensor:  # noqa: E741
-    """Ascending eigenvalues of a semidefinite matrix: those within rounding of zero are zero.
-
-    Raises:
-        torch.linalg.LinAlgError: if some are negative beyond doubt; NaN for these, where values cannot be looked at.
-    """
-    if l.numel() == 0:
-        return l
-    eps, n = torch.finfo(l.dtype).eps, l.shape[-1]
-    least, largest = l[..., :1], l[..., -1:]
-    negative = least < -max(eps**0.5, n * eps) * largest.abs()
-    if not has_values(l):
-        l = torch.where(negative, torch.nan, l)  # noqa: E741
-    elif bool(negative.any()):
-        bad = int(negative.flatten().nonzero()[0])
-        raise torch.linalg.LinAlgError(
-            f"matrices must be positive semidefinite, got one, {bad} of the batch, with eigenvalues from "
-            f"{float(least.flatten()[bad]):.3g} to {float(largest.flatten()[bad]):.3g}"
-        )
-    return torch.where(l > n * eps * largest, l, torch.where(l.isnan(), l, 0.0))
+    return (V * positive(l, name).sqrt().unsqueeze(-2)).flip(-1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from eigengrad.arguments import check_matrices, check_square
-from eigengrad.autograd import Function, public, save
+from eigengrad.autograd import Function, has_values, public, save
 from eigengrad.eigh import mirrored
+from eigengrad.spd.arguments import check_batches
 
 __all__ = ["lyapunov", "sylvester"]
 
@@ -86,6 +87,10 @@ def sylvester(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     if C.shape[-2:] != (A.shape[-1], B.shape[-1]):
         raise ValueError(f"C must be (*, {A.shape[-1]}, {B.shape[-1]}) to fit A and B, got shape {tuple(C.shape)}")
     same = A is B
+    check_batches({"A": (A, 2), "C": (C, 2)} if same else {"A": (A, 2), "B": (B, 2), "C": (C, 2)})
+    for name, X in (("A", A), ("B", B)):
+        if has_values(X) and not bool(X.isfinite().all()):
+            raise torch.linalg.LinAlgError(f"{name} must be finite, got NaN or infinity in it")
     A = mirrored(A, "L")
     B = A if same else mirrored(B, "L")
     batch = torch.broadcast_shapes(A.shape[:-2], B.shape[:-2], C.shape[:-2])

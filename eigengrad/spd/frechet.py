@@ -16,8 +16,9 @@ from torch.autograd import forward_ad
 from eigengrad import solvers
 from eigengrad.autograd import Function, hermitian_part, is_traced, public, save
 from eigengrad.eigenbasis import Eigenbasis
-from eigengrad.spd.arguments import broadcast, check_pair
-from eigengrad.spd.bures import factor, positive
+from eigengrad.matrix_functions.scales import power_of_two, size_of
+from eigengrad.spd.arguments import broadcast, check_batches, check_pair, differ, positive
+from eigengrad.spd.bures import factor
 from eigengrad.spd.transport import Pairs, SquaredDistance, Transport, reciprocal
 
 __all__ = ["frechet_distance"]
@@ -39,7 +40,10 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
         B: the same.
 
     Returns:
-        Real squared distances, without the cure of ``+ eps`` on a diagonal, by two eigendecompositions.
+        Real squared distances, without the cure of ``+ eps`` on a diagonal, by two eigendecompositions: never less than
+        ``||m1 - m2||^2``, and that for equal covariances. They are right to the rounding of the traces, below which
+        the value of nearly equal covariances is noise; :func:`bures_distance` is right there, at the price of one more
+        decomposition. The gradient is right in either.
 
     Shape:
         Means ``(*, n)``, covariances ``(*, n, n)``, to ``(*)``; batches broadcast.
@@ -62,28 +66,41 @@ def frechet_distance(mean1: Tensor, A: Tensor, mean2: Tensor, B: Tensor) -> Tens
                 f"{name} must be vectors (*, {A.shape[-1]}) of {A.dtype} on {A.device}, as the covariances, got "
                 f"{tuple(mean.shape)} of {mean.dtype} on {mean.device}"
             )
+    check_batches({"mean1": (mean1, 1), "A": (A, 2), "mean2": (mean2, 1), "B": (B, 2)})
     apart = mean1 - mean2
     of_means = (apart.conj() * apart).real.sum(-1)
     A, B = broadcast(A, B)
     traces = _trace(A.detach()) + _trace(B.detach())
     is_large = A.shape[-1] >= LARGE and A.dim() == 2 and not _is_transformed()
-    if is_large:
-        large = _of_large(A, B, traces)
-        if large is not None:
-            return of_means + large
+    large = _of_large(A, B, traces) if is_large else None
+    if large is not None:
+        return of_means + large
     pairs = _pairs(A.detach(), B.detach(), of_range=is_large)
-    return of_means + SquaredDistance.call(A, B, traces - 2 * pairs.c.sum(-1), *pairs)
+    return of_means + SquaredDistance.call(A, B, _difference(A, B, traces, pairs.c), *pairs)
+
+
+def _difference(A: Tensor, B: Tensor, traces: Tensor, c: Tensor) -> Tensor:
+    """``traces - 2 sum c``, which rounding must not make less than zero, nor other than zero of equal matrices."""
+    return torch.where(differ(A.detach(), B.detach()), (traces - 2 * c.sum(-1)).clamp_min(0), 0.0)
 
 
 def _pairs(A: Tensor, B: Tensor, *, of_range: bool) -> Pairs:
     """Those of A's range alone where its rank may be looked at: few samples make a small second problem."""
-    G = factor(A)
+    a, b = _root_of_size(A), _root_of_size(B)
+    A, B = A / a**2, B / b**2
+    G = factor(A, "A")
     if of_range:
         G = G[:, : int((G != 0).any(0).sum()) + 1]  # one null vector tells that there are some
     c, W = Eigenbasis.for_function(hermitian_part(G.mH @ B @ G), solvers.resolve("auto"))
-    c = positive(c).sqrt()
+    c = positive(c, "B").sqrt()
     X = G @ W
-    return Pairs(X, B @ X * reciprocal(c).unsqueeze(-2), c)
+    Y = B @ X * reciprocal(c).unsqueeze(-2)
+    return Pairs(a * X, b * Y, (a * b).squeeze(-1) * c)
+
+
+def _root_of_size(A: Tensor) -> Tensor:
+    """A power of two near the root of A's size, since ``G^H B G`` may leave the range where A and B are within."""
+    return power_of_two(size_of(A, (-2, -1)).sqrt())
 
 
 def _is_transformed() -> bool:
@@ -98,17 +115,17 @@ def _trace(A: Tensor) -> Tensor:
 def _of_large(A: Tensor, B: Tensor, traces: Tensor) -> Tensor | None:
     """The squared distance of one large A and B, if A is so definite that Cholesky's factor will do."""
     gradient = torch.is_grad_enabled() and (A.requires_grad or B.requires_grad)
-    G, failed = torch.linalg.cholesky_ex(A.detach())
+    a, b = _root_of_size(A), _root_of_size(B)
+    G, failed = torch.linalg.cholesky_ex(A.detach() / a**2)
     pivots = G.diagonal().real ** 2
     rounding = len(pivots) * torch.finfo(pivots.dtype).eps * pivots.max()
     if bool(failed) or not bool(pivots.min() > 1e3 * rounding):
         return None
-    product = _lower_congruence(G, B.detach())
-    if not gradient:
-        return traces - 2 * positive(torch.linalg.eigvalsh(product)).sqrt().sum()
-    c, W = torch.linalg.eigh(product)
-    c = positive(c).sqrt()
-    return _LargeDistance.call(A, B, traces - 2 * c.sum(), G, c, W)
+    product = _lower_congruence(G, B.detach() / b**2)
+    c, W = torch.linalg.eigh(product) if gradient else (torch.linalg.eigvalsh(product), product)
+    c = (a * b).squeeze(-1) * positive(c, "B").sqrt()
+    value = _difference(A, B, traces, c)
+    return _LargeDistance.call(A, B, value, a * G, c, W) if gradient else value
 
 
 def _lower_congruence(G: Tensor, B: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
 from eigengrad.autograd import Function, along, hermitian_part, save
+from eigengrad.matrix_functions.scales import or_one, power_of_two
 
 __all__ = ["Equation", "conjugate_gradients", "root"]
 
@@ -85,7 +86,10 @@ class _Solve(_Batched):
     @staticmethod
     def forward(equation: Equation, M: Tensor, A: Tensor, w: Tensor, R: Tensor) -> Tensor:
         pull_back: Any = torch.func.vjp(lambda M: equation.gradient(M, A, w), M)[1]
-        return conjugate_gradients(lambda Z: hermitian_part(pull_back(Z)[0]), R, lambda X: M @ X @ M)
+        if 0 in R.shape:
+            return R.clone()
+        unit = power_of_two(or_one(R.abs().amax((-2, -1), keepdim=True)))  # whose square is out of range
+        return unit * conjugate_gradients(lambda Z: hermitian_part(pull_back(Z)[0]), R / unit, lambda X: M @ X @ M)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

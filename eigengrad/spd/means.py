@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from eigengrad import solvers
-from eigengrad.arguments import check_square
+from eigengrad.arguments import as_integer, check_square
 from eigengrad.autograd import hermitian_part, public
 from eigengrad.eigenbasis import Eigenbasis
 from eigengrad.eigh import mirrored
 from eigengrad.matrix_functions import expm, logm
+from eigengrad.matrix_functions.scales import power_of_two, size_of
 from eigengrad.spd.bures import transport_map
 from eigengrad.spd.implicit import Equation, conjugate_gradients, root
 
@@ -61,9 +62,9 @@ def karcher_mean(A: Tensor, weights: Tensor | None = None, *, max_iterations: in
         tensor([[2., 0.],
                 [0., 2.]])
     """
-    A, w = _checked(A, weights)
+    A, w = _checked(A, weights, max_iterations)
     find = partial(_iterate, _karcher_step, max_iterations=max_iterations, name="karcher_mean")
-    return root(Equation(lambda A, w: find(_definite(A), w), _karcher_gradient), A, w)
+    return _without_scale(Equation(lambda A, w: find(_definite(A), w), _karcher_gradient), A, w)
 
 
 @public
@@ -84,13 +85,21 @@ def bures_barycenter(A: Tensor, weights: Tensor | None = None, *, max_iterations
         tensor([[4., 0.],
                 [0., 4.]])
     """
-    A, w = _checked(A, weights)
+    A, w = _checked(A, weights, max_iterations)
     find = partial(_iterate, _barycenter_step, max_iterations=max_iterations, name="bures_barycenter")
-    return root(Equation(find, _barycenter_gradient), A, w)
+    return _without_scale(Equation(find, _barycenter_gradient), A, w)
 
 
-def _checked(A: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _without_scale(mean: Equation, A: Tensor, w: Tensor) -> Tensor:
+    """A mean, which is homogeneous, of matrices whose products are within the range."""
+    unit = power_of_two(size_of(A, (-3, -2, -1)))
+    return unit.squeeze(-3) * root(mean, A / unit, w)
+
+
+def _checked(A: Tensor, weights: Tensor | None, max_iterations: int) -> tuple[Tensor, Tensor]:
     check_square(A)
+    if as_integer(max_iterations, "max_iterations") < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     if A.dim() < 3 or A.shape[-3] == 0:
         raise ValueError(f"A must be at least one matrix for each mean, (*, m, n, n), got shape {tuple(A.shape)}")
     if weights is None:
