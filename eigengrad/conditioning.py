@@ -6,7 +6,6 @@ Both are linear maps of the covariance to itself and leave a group of one channe
     the floor of the spectrum:       C -> (1 - r) C + (r t + eps) I,     t = tr(C) / d, r = relative_eps
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +134,7 @@ def check_shrinkage(shrinkage: float | str) -> None:
 
 def check_relative_eps(relative_eps: float) -> None:
     """Whether it is a share."""
-    if not 0 <= relative_eps <= 1 or math.isnan(relative_eps):
+    if not 0 <= relative_eps <= 1:  # NaN is not, either
         raise ValueError(
             f"relative_eps must lie between 0 and 1, got {relative_eps}: it is a share of the mean variance"
         )

@@ -161,6 +161,8 @@ def test_more_functions_of_a_caller() -> None:
         value = function(A.clone().requires_grad_(), torch.sin, lambda x, y: 1j * (x + y))
         with pytest.raises(TypeError, match="divided_difference must be real where f is, got values of"):
             value.sum().backward()
+    with pytest.raises(TypeError, match="x must be a tensor, got dict"):
+        eg.nn.ZCAWhitening(3)({"x": A})
     with pytest.raises(TypeError, match=r"weights must be real, got a tensor of torch\.complex64"):
         eg.procrustes(A, A, weights=1j * torch.ones(3))
     with pytest.raises(TypeError, match="k must return a tensor of booleans, got bool"):

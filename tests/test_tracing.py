@@ -223,13 +223,13 @@ LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "dynamic"), [(True, None), (False, None), (True, True)])
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_compiled_for_changing_shapes(name: str, training: bool) -> None:
+def test_layers_compiled_for_changing_shapes(name: str, training: bool, dynamic: bool | None) -> None:
     """In one graph each, whatever the batch and the size of the images."""
     torch._dynamo.reset()
     layer = LAYERS[name]().train(training)
-    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for shape in ((4, 8, 6, 6), (7, 8, 6, 6), (7, 8, 5, 9)):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eigengrad import solvers
+from eigengrad.arguments import check_tensor
 from eigengrad.gradients import GradientRule, Unrolled, check_rule
 from eigengrad.nn.functional.batch_statistics import AffineMap, check_settings, evaluate
 from eigengrad.nn.functional.distributed import Processes, check_processes, resolved
@@ -124,6 +125,7 @@ class Normalization(nn.Module):
         """Normalise ``x (N, C)`` or ``(N, C, *)``, or with its channels where ``dim`` says."""
         if is_proxy(x):
             return as_leaf(self, x)
+        check_tensor(x, "x")
         if x.dim() < 2 or not -x.dim() < self.dim < x.dim() or x.shape[self.dim] != self.num_features:
             raise ValueError(self._expected(x))
         dim = self.dim % x.dim()  # TorchScript's ONNX exporter takes no negative one

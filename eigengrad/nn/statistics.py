@@ -29,7 +29,7 @@ def update_statistics(
 
     ``torch.optim.swa_utils.update_bn``, which knows batch normalisation alone, for averaged weights (SWA, EMA) and for
     data that has changed: each running estimate becomes the average over the loader's batches. Training and evaluation
-    modes are put back, and momenta, also after an error.
+    modes are put back, and momenta, also after an error; estimates are then those of the batches before it.
 
     Args:
         model: changed in place. Runs in training mode, as it does while it learns.
