@@ -56,8 +56,9 @@ def _tensors(setting: Setting) -> tuple[Tensor, ...]:
 
 
 def _kernel(setting: Setting, L: Tensor) -> Tensor:
-    """K between the pairs that were found. Rules measure gaps by the largest magnitude, which is that of all pairs."""
-    return setting.rule.kernel(torch.cat([L, L.new_full((1,), setting.scale)]))[:-1, :-1]
+    """K between the pairs that were found. Rules measure gaps by the largest magnitude, which is that of all pairs: one
+    more value stands for it, a little apart from the largest found, whose gap is to be no pole."""
+    return setting.rule.kernel(torch.cat([L, L.new_full((1,), setting.scale * (1 + 2**-10))]))[:-1, :-1]
 
 
 def _by(B: Operator | None, X: Tensor, params: tuple[Tensor, ...]) -> Tensor:
