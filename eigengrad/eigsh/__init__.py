@@ -193,7 +193,8 @@ def search(
     """The forward pass of :func:`eigsh`, whose arguments these are."""
     if is_traced():
         raise ValueError("eigsh searches by looking at values, which make_fx and export hide: leave it out of graphs")
-    if hasattr(params, "layout"):  # a tensor, which is iterable, too
+    given: object = params
+    if isinstance(given, Tensor):  # which is iterable, too
         raise TypeError("params must be a list of tensors, got a tensor: pass [params]")
     size, of_A = n, as_operator(A, "A", n=n, dtype=dtype, device=device, params=tuple(params))
     n = of_A.n
