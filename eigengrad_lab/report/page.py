@@ -13,7 +13,7 @@ from eigengrad_lab.report.sections import Section
 from eigengrad_lab.runs.environment import DECIDING, mixture
 from eigengrad_lab.training import GUESS_SHARE, LOST, PATIENCE
 
-__all__ = ["SUCCESS_RULE", "caption", "commands", "machine", "render"]
+__all__ = ["SUCCESS_RULE", "caption", "commands", "machine", "render", "setting"]
 
 QUOTED = (*DECIDING, "python", "system", "cores")
 SUCCESS_RULE = (
@@ -50,11 +50,15 @@ def render(
 
 
 def caption(runs: Sequence[Run]) -> str:
+    """The setting, and how runs differ in what they ran on."""
+    return f"{setting(runs)} {mixture([run.environment for run in runs if run.environment])}".rstrip()
+
+
+def setting(runs: Sequence[Run]) -> str:
     """What was trained, what is missing, and what the paper's figures are."""
     missing = sum(run.result is None for run in runs)
     left = f" Of {len(runs)} runs {missing} have no result yet." if missing else ""
-    parts = [f"{describe([run.config for run in runs])}.{left}", f"The paper's figures: {paper.SETTING}."]
-    return " ".join([*parts, mixture([run.environment for run in runs if run.environment])]).rstrip()
+    return f"{describe([run.config for run in runs])}.{left} The paper's figures: {paper.SETTING}."
 
 
 def commands(runs: Sequence[Run]) -> list[str]:

@@ -102,7 +102,7 @@ def _write_setting(folder: Path, made: Made, *, records: str) -> None:
         _write_files(folder, name, section, text, page.commands(runs), page.machine(runs))
     title = "Backpropagation-friendly eigendecomposition, reproduced"
     sections = [section for section, _ in made.values()]
-    html = page.render(title, page.caption(everything), sections, everything, page.commands(everything), records)
+    html = page.render(title, page.setting(everything), sections, everything, page.commands(everything), records)
     write_text(folder / "report.html", html)
 
 
